@@ -1,0 +1,272 @@
+// The backend contract: every operation the engine needs, with shapes and meaning.
+//
+// The model graph, the token forest, the sampler and the optimizer (native/engine) call only what is declared here and
+// know no device. A backend is a class that implements `Backend`: `reference/` in plain loops with double accumulation
+// (the truth that tests compare with), `cpu/` vectorized and threaded, `cuda/` on NVIDIA GPUs.
+//
+// Adding an operation: declare it here with shapes and formula; write it in reference/; add a case struct in
+// native/test/cases (one struct gives value, gradient and speed test); write the fast versions.
+//
+// Notation: T tokens of a batch, D hidden size, H query heads, Hk key-value heads, d head size, V vocabulary,
+// R loss rows. All matrices are row-major.
+//
+// Reduction order is part of the contract, because it is what makes results independent of batch neighbors, threads,
+// micro-batches and the shape of the forest, bit for bit (docs/engine.md):
+//   * a matrix product accumulates each output element as ONE chain of fused multiply-adds over the inner index in
+//     ascending order (bf16: in ascending pairs), starting from the element's present value where it accumulates;
+//   * attention scores are such chains over the head dimension; the softmax sum runs over absolute key positions, 16
+//     interleaved partial sums (position modulo 16) added in a fixed tree at the end; the weighted sum of values is one
+//     chain over ascending key positions;
+//   * gradients of parameters are chains over token rows in ascending order.
+// The reference backend keeps double accumulators instead and is compared within derived tolerances.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace act {
+
+enum class DType : uint8_t { f32, bf16, f16, i32 };
+constexpr size_t size_of(DType t) { return t == DType::f32 || t == DType::i32 ? 4 : 2; }
+
+/// Every failure below the addon. `code` becomes the `code` of the JavaScript error, `what()` its message.
+class Error : public std::runtime_error {
+ public:
+  Error(std::string code, const std::string& message) : std::runtime_error(message), code(std::move(code)) {}
+  const std::string code;  // "OUT_OF_MEMORY", "ABORTED", "BAD_ARGUMENT", "DEVICE_LOST", "NUMERICS", ...
+};
+
+/// Row-major view of memory on the backend's device. Never owns.
+struct View {
+  void* data = nullptr;
+  int64_t rows = 0, cols = 0;
+  DType dtype = DType::f32;
+  template <class E>
+  E* as() const { return static_cast<E*>(data); }
+  View rows_from(int64_t first, int64_t count) const {
+    return {static_cast<char*>(data) + size_of(dtype) * static_cast<size_t>(first * cols), count, cols, dtype};
+  }
+  int64_t size() const { return rows * cols; }
+};
+
+class Backend;
+
+/// Device memory that frees itself; counted by the backend (`Backend::allocated`).
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(Backend& backend, int64_t rows, int64_t cols, DType dtype);  // throws Error OUT_OF_MEMORY
+  Buffer(Buffer&& other) noexcept { *this = std::move(other); }
+  Buffer& operator=(Buffer&& other) noexcept;
+  ~Buffer();
+  const View& view() const { return view_; }
+  explicit operator bool() const { return view_.data != nullptr; }
+  size_t bytes() const { return static_cast<size_t>(view_.size()) * size_of(view_.dtype); }
+
+ private:
+  Backend* backend_ = nullptr;
+  View view_;
+};
+
+/// A weight matrix [rows = outputs, cols = inputs] in whatever layouts the backend wants to keep (row-major, packed
+/// panels, fp32 masters). Vectors (norm weights, biases) are Buffers of one row, not Weights.
+class Weight {
+ public:
+  virtual ~Weight() = default;
+  int64_t rows = 0, cols = 0;
+  DType dtype = DType::f32;  // what the forward pass multiplies with: f32 or bf16
+  bool trainable = false;    // trainable weights keep an fp32 master (for f32 the weight itself)
+};
+
+/// Keys per page of the key-value pool.
+constexpr int kPageKeys = 16;
+
+/// Keys and values of many tokens, all layers, in pages of 16 keys.
+/// Layout of one page for one layer and one key-value head: keys transposed [d][16], values [16][d], both f32 on the
+/// CPU backends (other backends choose their own element type and layout).
+class KvPool {
+ public:
+  virtual ~KvPool() = default;
+  int layers = 0, kv_heads = 0, head_dim = 0, pages = 0;
+};
+
+/// A run of tokens in the forest. Its keys sit in pages of its own (or pages it reads of another segment's):
+/// key i is lane (first_lane + i) % 16 of page pages[first_page + (first_lane + i) / 16], at absolute position
+/// `position + i`. Parents come before children. A query attends to all keys of all ancestors (each ancestor's
+/// `key_count`) and to the keys of its own segment up to and including itself.
+struct Segment {
+  int32_t parent;       // index of the parent segment, -1 for a root
+  int32_t position;     // absolute position of key 0 (= parent's position + key_count, 0 for a root)
+  int32_t key_count;    // keys of this segment, those of this batch's queries included
+  int32_t first_page;   // index into Forest::pages
+  int32_t first_lane;   // 0..15
+  int32_t query_row;    // first row of this segment's queries in the batch
+  int32_t query_count;  // queries are the LAST query_count tokens of the segment; 0: keys only
+};
+
+/// The shape of one batch: what attends to what. Host memory; rows of the batch are the segments' queries.
+struct Forest {
+  std::span<const Segment> segments;
+  std::span<const int32_t> pages;
+  int64_t rows = 0;  // T: total of query_count
+};
+
+/// How one row is sampled. temperature 0 means greedy (ties: lowest id). Order of truncation: temperature, top_k
+/// (0 = off), top_p (1 = off; the smallest set whose mass reaches top_p), min_p (0 = off; relative to the largest
+/// probability). `uniform` in [0,1) picks by inverse CDF over kept tokens in ascending id order.
+struct SampleParams {
+  float temperature = 1, top_p = 1, min_p = 0;
+  int32_t top_k = 0;
+  double uniform = 0;
+  std::span<const int32_t> allowed;  // ascending ids; empty: all
+};
+struct SampleResult {
+  int32_t token = -1;
+  float logprob = 0;           // log-probability at temperature 1, untruncated, unmasked
+  float sampling_logprob = 0;  // under the distribution it was drawn from (0 for greedy)
+  float kept_mass = 1;         // mass, at the sampling temperature, of the tokens truncation kept
+  float entropy = 0;           // of the untruncated distribution at temperature 1, nats
+};
+
+enum class KlEstimator : uint8_t { k1, k2, k3 };
+
+/// Loss rows, structure of arrays in host memory, each `count` long (the weight streams, docs/engine.md):
+///   loss_i = - ce_weight * logp
+///            - policy_weight * min(r A, clip(r, 1 - clip_low, 1 + clip_high) A),  r = exp(logp - old_logprob)
+///            + kl_weight * kl(logp, ref_logprob)     k1: logp - ref   k2: (logp - ref)^2 / 2
+///                                                    k3: exp(ref - logp) - (ref - logp) - 1
+///            - entropy_weight * entropy
+/// logp and entropy are of softmax(logits * inverse_temperature). Rows whose weights are all 0 only report.
+struct LossRows {
+  int64_t count = 0;
+  const int32_t* target = nullptr;
+  const float *ce_weight = nullptr, *advantage = nullptr, *old_logprob = nullptr, *clip_low = nullptr,
+              *clip_high = nullptr, *policy_weight = nullptr, *ref_logprob = nullptr, *kl_weight = nullptr,
+              *entropy_weight = nullptr;
+  KlEstimator kl = KlEstimator::k3;
+  float inverse_temperature = 1;
+};
+/// Per-row results, host memory, `count` long each.
+struct LossResults {
+  float *logprob = nullptr, *entropy = nullptr, *ratio = nullptr, *kl = nullptr;
+  uint8_t* clipped = nullptr;  // 1: the clip was active and cut the gradient
+  double ce = 0, policy = 0, kl_term = 0, entropy_term = 0;  // weighted sums over rows, as they enter the loss
+};
+
+struct AdamW {
+  float learning_rate, beta1, beta2, epsilon, weight_decay;
+  int64_t step;        // 1-based, for bias correction
+  float grad_scale;    // multiplies gradients first (global-norm clipping)
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual std::string name() const = 0;      // "reference", "cpu", "cuda"
+  virtual std::string describe() const = 0;  // instruction set or device, threads
+  virtual DType activation_dtype(DType weights) const = 0;  // CPU: f32
+
+  // --- memory -------------------------------------------------------------------------------------------------------
+  virtual void* allocate(size_t bytes) = 0;  // zero-filled, 64-byte aligned; throws OUT_OF_MEMORY
+  virtual void release(void* memory, size_t bytes) noexcept = 0;
+  size_t allocated = 0, peak = 0;            // bytes, Buffers, Weights and pools together
+  virtual void upload(View to, const void* from) = 0;    // host -> device, same dtype
+  virtual void download(void* to, View from) = 0;        // device -> host, same dtype; waits
+  virtual void copy(View to, View from) = 0;
+  virtual void fill(View x, float value) = 0;
+  /// dst row i = src row index[i]; index is host memory.
+  virtual void gather_rows(View dst, View src, std::span<const int32_t> index) = 0;
+  /// dst row index[i] += src row i, in ascending i.
+  virtual void scatter_add_rows(View dst, View src, std::span<const int32_t> index) = 0;
+
+  // --- weights ------------------------------------------------------------------------------------------------------
+  virtual std::unique_ptr<Weight> create_weight(int64_t rows, int64_t cols, DType dtype, bool trainable) = 0;
+  /// Bytes create_weight takes with all its layouts (for the memory plan). Must be exact.
+  virtual size_t weight_bytes(int64_t rows, int64_t cols, DType dtype, bool trainable) const = 0;
+  /// Whole matrix from host memory of any float dtype, rounded to nearest even where the weight is narrower.
+  virtual void load_weight(Weight& w, const void* from, DType dtype) = 0;
+  /// What the forward pass sees, as host memory of the weight's dtype; for trainable weights `master` gives fp32.
+  virtual void read_weight(const Weight& w, void* to) = 0;
+  virtual View master(Weight& w) = 0;        // fp32 [rows, cols]; throws BAD_ARGUMENT when not trainable
+  virtual void refresh(Weight& w) = 0;       // after the master changed: round and re-pack
+
+  // --- forward and backward of the layers ---------------------------------------------------------------------------
+  /// out[t] = W[ids[t]], [T, D]; ids in host memory, already checked against rows.
+  virtual void embed(View out, const Weight& w, std::span<const int32_t> ids) = 0;
+  /// dW[ids[t]] += dout[t] in ascending t; dW fp32 [V, D].
+  virtual void embed_backward(View dw, View dout, std::span<const int32_t> ids) = 0;
+
+  /// y = x / rms(x) * weight, rms = sqrt(mean(x^2) + eps) over the last dimension; rstd[row] = 1 / rms.
+  virtual void rms_norm(View y, View rstd, View x, View weight, float eps) = 0;
+  /// dx (+)= d(y)/d(x)^T dy ; dweight += sum over rows. dweight may be empty (frozen).
+  virtual void rms_norm_backward(View dx, bool accumulate, View dweight, View dy, View x, View rstd, View weight) = 0;
+
+  /// y (+)= scale * (x W^T) + bias; x [T, in], y [T, out]; bias may be empty. With bf16 weights x is rounded to bf16.
+  virtual void linear(View y, bool accumulate, View x, const Weight& w, View bias, float scale = 1) = 0;
+  /// dx (+)= scale * (dy W).
+  virtual void linear_backward_input(View dx, bool accumulate, View dy, const Weight& w, float scale = 1) = 0;
+  /// dw += scale * (dy^T x), fp32 [out, in]. `dtype` is the weight's: with bf16 both operands are rounded to bf16.
+  virtual void linear_backward_weight(View dw, View dy, View x, DType dtype, float scale = 1) = 0;
+  /// dbias[1, n] += sum over rows of dy.
+  virtual void bias_backward(View dbias, View dy) = 0;
+
+  /// Rotates pairs (i, i + d/2) of every head of x [T, heads * d] by angle position * inv_freq[i], in place, and
+  /// multiplies by `factor` (yarn's attention factor, else 1). inverse: the transpose, for the backward pass.
+  /// angle = fp32(position) * fp32(inv_freq), cosine and sine of that correctly rounded to fp32.
+  virtual void rope(View x, int head_dim, std::span<const int32_t> positions, std::span<const float> inv_freq,
+                    float factor, bool inverse) = 0;
+
+  /// y = silu(gate) * up, all [T, F].
+  virtual void swiglu(View y, View gate, View up) = 0;
+  /// dgate, dup from dy; dgate may be gate's own memory and dup up's.
+  virtual void swiglu_backward(View dgate, View dup, View dy, View gate, View up) = 0;
+
+  virtual void add(View y, View x) = 0;               // y += x
+  virtual void scale(View y, float factor) = 0;       // y *= factor
+
+  // --- attention over the forest ------------------------------------------------------------------------------------
+  virtual std::unique_ptr<KvPool> create_kv_pool(int layers, int kv_heads, int head_dim, int pages) = 0;
+  virtual size_t kv_page_bytes(int kv_heads, int head_dim) const = 0;  // one page, one layer
+  /// Writes k, v [T, Hk * d] of the batch's queries into their pages of `layer`.
+  virtual void write_kv(KvPool& pool, int layer, const Forest& forest, View k, View v) = 0;
+  /// out [T, H * d] = softmax(scale * q K^T) V over each query's path. lse [T, H] gets max + log(sum), may be empty.
+  /// Reads the keys shared by several queries once.
+  virtual void attention(View out, View lse, View q, const KvPool& pool, int layer, const Forest& forest,
+                         float scale) = 0;
+  /// Gradients dq [T, H * d], dk, dv [T, Hk * d] (all overwritten). Here every key of the forest is a row of the batch:
+  /// key_count == query_count in every segment.
+  virtual void attention_backward(View dq, View dk, View dv, View dout, View out, View lse, View q, const KvPool& pool,
+                                  int layer, const Forest& forest, float scale) = 0;
+
+  // --- head ---------------------------------------------------------------------------------------------------------
+  /// Loss of `hidden` rows [R, D] against the head, chunked so that at most `head_scratch_bytes` of logits exist at once.
+  /// dhidden [R, D] is overwritten and dw += (both empty: forward only). dw fp32 [V, D].
+  virtual void head_loss(LossResults& results, View dhidden, View dw, View hidden, const Weight& head,
+                         const LossRows& rows) = 0;
+  /// One token a row from hidden [R, D]. The log-probabilities are the very ones head_loss reports.
+  virtual void head_sample(std::span<SampleResult> results, View hidden, const Weight& head,
+                           std::span<const SampleParams> params) = 0;
+  virtual size_t head_scratch_bytes(int64_t vocabulary, int64_t rows) const = 0;
+
+  // --- optimizer ----------------------------------------------------------------------------------------------------
+  virtual double sum_of_squares(View x) = 0;  // fixed order, double accumulation
+  /// Decoupled weight decay (Loshchilov & Hutter 2019): p -= lr * (wd * p + mhat / (sqrt(vhat) + eps)); all fp32.
+  virtual void adamw(View parameter, View gradient, View moment1, View moment2, const AdamW& options) = 0;
+  /// Whether any element is NaN or infinite.
+  virtual bool has_nonfinite(View x) = 0;
+
+  /// Scratch memory the layer operations above may hold at most for batches of `rows` rows (memory plan).
+  virtual size_t scratch_bytes(int64_t rows, int64_t widest) const = 0;
+};
+
+std::unique_ptr<Backend> make_reference_backend();
+
+enum class Isa : uint8_t { automatic, portable, avx2, avx512, avx512bf16 };
+/// `threads` >= 1, the caller's included. Throws BAD_ARGUMENT for an instruction set this processor lacks.
+std::unique_ptr<Backend> make_cpu_backend(int threads, Isa isa = Isa::automatic);
+
+}  // namespace act
