@@ -1,0 +1,214 @@
+#!/usr/bin/env node
+/**
+ * `npm run bench -- [--json FILE] [--only NAME,...] [--runs N] [--threads N]`
+ *
+ * Our engine against PyTorch, transformers and TRL on the same machine: both sides run as processes of their own that
+ * do one repetition when told to, in turn (ours, peer, ours, ...), and the medians are compared. Random weights, random
+ * token data. The peers need a Python with torch, transformers, trl and datasets: `ACT_BENCH_PYTHON` names it.
+ */
+import { spawn } from "node:child_process";
+import { readFileSync, writeFileSync } from "node:fs";
+import os from "node:os";
+import { dirname, join } from "node:path";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+
+const here = dirname(fileURLToPath(import.meta.url));
+const { values: flags } = parseArgs({
+  options: {
+    json: { type: "string" },
+    only: { type: "string" },
+    runs: { type: "string", default: "5" },
+    threads: { type: "string", default: "2" },
+  },
+});
+const python = process.env.ACT_BENCH_PYTHON ?? "python3";
+const runs = Number(flags.runs);
+
+/** Tokens one repetition processes; null for rows that are not tokens a second. */
+const workloads = [
+  { name: "logprobs/135m-fp32", workload: "logprobs", shape: "135m", dtype: "fp32", tokens: 8 * 256, bar: 1.2 },
+  { name: "logprobs/135m-bf16", workload: "logprobs", shape: "135m", dtype: "bf16", tokens: 8 * 256, bar: 1.2 },
+  { name: "train/135m-fp32", workload: "train", shape: "135m", dtype: "fp32", tokens: 8 * 256, bar: 1.3 },
+  { name: "train/135m-bf16", workload: "train", shape: "135m", dtype: "bf16", tokens: 8 * 256, bar: 1.3 },
+  { name: "sample32/135m-bf16", workload: "sample32", shape: "135m", dtype: "bf16", tokens: 32 * 64, bar: 4 },
+  { name: "sample32/tiny-fp32", workload: "sample32", shape: "tiny", dtype: "fp32", tokens: 32 * 64, bar: 3 },
+  { name: "grpo/135m-bf16", workload: "grpo", shape: "135m", dtype: "bf16", tokens: 32 * 64, bar: 2.5 },
+  { name: "grpo/tiny-fp32", workload: "grpo", shape: "tiny", dtype: "fp32", tokens: 32 * 64, bar: 3 },
+];
+/** Bytes the GRPO step may peak at (resident, whole process). */
+const memoryBar = 3.5e9;
+const importBarMs = 150;
+
+/** A process that answers one JSON line for every line it is sent. */
+class Runner {
+  constructor(command, args) {
+    this.child = spawn(command, args, { stdio: ["pipe", "pipe", "pipe"] });
+    this.errors = "";
+    this.child.stderr.on("data", (chunk) => {
+      this.errors = (this.errors + chunk).slice(-4000);
+    });
+    this.lines = createInterface({ input: this.child.stdout })[Symbol.asyncIterator]();
+    this.child.on("error", (error) => {
+      this.errors += error.message;
+    });
+  }
+  async next() {
+    const { value, done } = await this.lines.next();
+    if (done) throw new Error(`${this.child.spawnargs.join(" ")} ended early:\n${this.errors}`);
+    return JSON.parse(value);
+  }
+  async once() {
+    this.child.stdin.write("run\n");
+    return (await this.next()).seconds;
+  }
+  /** Ends the process; its last line carries the peak of its resident memory. */
+  async end() {
+    this.child.stdin.end();
+    return this.next();
+  }
+}
+
+const median = (values) => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)];
+const ourRunner = (w) =>
+  new Runner(process.execPath, [
+    join(here, "ours.mjs"),
+    w.workload,
+    "--shape",
+    w.shape,
+    "--dtype",
+    w.dtype,
+    "--threads",
+    flags.threads,
+  ]);
+const peerRunner = (w, dtype = w.dtype) =>
+  new Runner(python, [
+    join(here, "peers", "peer.py"),
+    w.workload,
+    "--shape",
+    w.shape,
+    "--dtype",
+    dtype,
+    "--threads",
+    flags.threads,
+  ]);
+
+/** Without a bf16 dot product PyTorch's bf16 is emulated: then bf16 rows are held against its better dtype. */
+async function peerDtype(w, hasBf16) {
+  if (w.dtype !== "bf16" || hasBf16) return w.dtype;
+  const times = {};
+  for (const dtype of ["bf16", "fp32"]) {
+    const peer = peerRunner(w, dtype);
+    await peer.next();
+    times[dtype] = await peer.once();
+    await peer.end();
+  }
+  return times.bf16 < times.fp32 ? "bf16" : "fp32";
+}
+
+async function measure(w, hasBf16, rows) {
+  const dtype = await peerDtype(w, hasBf16);
+  const ours = ourRunner(w);
+  await ours.next();
+  const peer = peerRunner(w, dtype);
+  const versions = await peer.next();
+  const times = { ours: [], peer: [] };
+  for (let i = 0; i < runs; i++) {
+    times.ours.push(await ours.once());
+    times.peer.push(await peer.once());
+  }
+  const memory = { ours: (await ours.end()).peak_rss_bytes, peer: (await peer.end()).peak_rss_bytes };
+  const rate = (t) => w.tokens / median(t);
+  const command = `npm run bench -- --only ${w.name}`;
+  const { torch, transformers, trl } = versions;
+  rows.push({
+    name: w.name,
+    ours: rate(times.ours),
+    peer: rate(times.peer),
+    ratio: rate(times.ours) / rate(times.peer),
+    unit: "tokens/s",
+    bar: w.bar,
+    command,
+    peer_dtype: dtype,
+    peer_versions: { torch, transformers, ...(trl && { trl }) },
+    seconds: times,
+  });
+  if (w.name === "grpo/135m-bf16")
+    rows.push({
+      name: "grpo-memory/135m-bf16",
+      ours: memory.ours,
+      peer: memory.peer,
+      ratio: memory.peer / memory.ours,
+      unit: "bytes",
+      bar: memoryBar,
+      command,
+    });
+}
+
+/** Milliseconds of `import("act-trainer")` in a fresh process, module resolution included. */
+async function measureImport(rows) {
+  const entry = new URL("../dist/index.js", import.meta.url).href;
+  const script = `const t = performance.now(); await import(${JSON.stringify(entry)}); console.log(JSON.stringify({ ms: performance.now() - t }))`;
+  const times = [];
+  for (let i = 0; i < runs; i++)
+    times.push((await new Runner(process.execPath, ["--input-type=module", "-e", script]).next()).ms);
+  rows.push({
+    name: "import",
+    ours: median(times),
+    peer: null,
+    ratio: null,
+    unit: "ms",
+    bar: importBarMs,
+    command: "npm run bench -- --only import",
+  });
+}
+
+function cpuFlags() {
+  try {
+    const line = readFileSync("/proc/cpuinfo", "utf8").match(/^flags\s*:(.*)$/m)?.[1] ?? "";
+    return line.split(" ").filter((f) => ["fma", "avx2", "avx512f", "avx512_bf16", "amx_bf16"].includes(f));
+  } catch {
+    return [];
+  }
+}
+
+const features = cpuFlags();
+const only = flags.only?.split(",");
+const rows = [];
+console.log(
+  `${os.cpus()[0]?.model.trim()}, ${os.cpus().length} processors (${features.join(" ")}), ${flags.threads} threads, medians of ${runs} alternating runs`,
+);
+const met = (r) => (r.unit === "tokens/s" ? r.ratio >= r.bar : r.ours <= r.bar);
+const show = (r) =>
+  console.log(
+    `${r.name.padEnd(24)} ours ${r.ours.toPrecision(4).padStart(10)}  peer ${(r.peer?.toPrecision(4) ?? "-").padStart(10)} ${r.unit.padEnd(9)} ratio ${(r.ratio?.toFixed(2) ?? "-").padStart(6)}  bar ${r.bar}  ${met(r) ? "holds" : "falls short"}`,
+  );
+for (const w of workloads) {
+  if (only && !only.includes(w.name) && !(w.name === "grpo/135m-bf16" && only.includes("grpo-memory/135m-bf16")))
+    continue;
+  const before = rows.length;
+  await measure(w, features.includes("avx512_bf16"), rows);
+  rows.slice(before).forEach(show);
+}
+if (!only || only.includes("import")) {
+  await measureImport(rows);
+  show(rows.at(-1));
+}
+const machine = {
+  model: os.cpus()[0]?.model.trim(),
+  processors: os.cpus().length,
+  features,
+  threads: Number(flags.threads),
+  node: process.version,
+  date: new Date().toISOString(),
+};
+if (flags.json)
+  writeFileSync(
+    flags.json,
+    `${JSON.stringify(
+      rows.map((r) => ({ ...r, machine })),
+      null,
+      2,
+    )}\n`,
+  );
