@@ -1,0 +1,15 @@
+// Initial values from a seed: element i of a tensor is a function of (seed, tensor name, i) and of nothing else, and
+// the same on every machine, because only IEEE-exact operations are used (no library logarithm).
+#pragma once
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+namespace act {
+
+/// Standard normal values times `std`.
+void seeded_normal(std::span<float> values, uint64_t seed, std::string_view name, double std);
+/// Uniform values in [-bound, bound).
+void seeded_uniform(std::span<float> values, uint64_t seed, std::string_view name, double bound);
+
+}  // namespace act
