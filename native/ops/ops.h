@@ -205,6 +205,8 @@ class Backend {
   /// dx (+)= d(y)/d(x)^T dy ; dweight += sum over rows. dweight may be empty (frozen).
   virtual void rms_norm_backward(View dx, bool accumulate, View dweight, View dy, View x, View rstd, View weight) = 0;
 
+  // `scale` multiplies the row operand (x, dy) in fp32 before anything else; with bf16 weights the product is then
+  // rounded to bf16. So accumulating with a scale is still one chain from the present value.
   /// y (+)= scale * (x W^T) + bias; x [T, in], y [T, out]; bias may be empty. With bf16 weights x is rounded to bf16.
   virtual void linear(View y, bool accumulate, View x, const Weight& w, View bias, float scale = 1) = 0;
   /// dx (+)= scale * (dy W).

@@ -1,0 +1,156 @@
+#include "host.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+#include "floats.h"
+
+namespace act {
+namespace {
+
+[[noreturn]] void out_of_memory(size_t bytes, size_t in_use) {
+  throw Error("OUT_OF_MEMORY", "allocating " + std::to_string(bytes) + " bytes failed with " + std::to_string(in_use) +
+                                   " bytes in use; lower the batch size or the sequence length, or switch activation "
+                                   "recomputation on");
+}
+
+#ifdef __linux__
+// Blocks from here on come from mmap, aligned so that the kernel can back them with huge pages: packed weights are
+// streamed, and with 4 KiB pages the page walks cost bandwidth.
+constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kMapFrom = size_t{4} << 20;
+
+size_t mapped_size(size_t bytes) { return (bytes + kHugePage - 1) / kHugePage * kHugePage; }
+
+void* map_block(size_t bytes) {
+  const size_t size = mapped_size(bytes);
+  void* raw = mmap(nullptr, size + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (raw == MAP_FAILED) return nullptr;
+  char* start = static_cast<char*>(raw);
+  char* aligned = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(start) + kHugePage - 1) / kHugePage * kHugePage);
+  if (aligned > start) munmap(start, static_cast<size_t>(aligned - start));
+  char* const end = start + size + kHugePage;
+  if (end > aligned + size) munmap(aligned + size, static_cast<size_t>(end - aligned - size));
+  madvise(aligned, size, MADV_HUGEPAGE);  // a hint: without huge pages the block works all the same
+  return aligned;
+}
+#endif
+
+}  // namespace
+
+float element_as_float(const void* from, DType dtype, int64_t index) {
+  switch (dtype) {
+    case DType::f32: return static_cast<const float*>(from)[index];
+    case DType::bf16: return bf16_to_float(static_cast<const uint16_t*>(from)[index]);
+    case DType::f16: return f16_to_float(static_cast<const uint16_t*>(from)[index]);
+    case DType::i32: break;
+  }
+  throw Error("BAD_ARGUMENT", "expected a float dtype, got i32");
+}
+
+std::vector<std::vector<int32_t>> segment_paths(const Forest& forest) {
+  std::vector<std::vector<int32_t>> paths(forest.segments.size());
+  for (size_t i = 0; i < forest.segments.size(); i++) {
+    const Segment& s = forest.segments[i];
+    require(s.parent >= -1 && s.parent < static_cast<int32_t>(i), "forest: a parent must come before its children");
+    require(s.key_count >= 0 && s.query_count >= 0 && s.query_count <= s.key_count,
+            "forest: query_count must be within key_count");
+    require(s.query_row >= 0 && s.query_row + s.query_count <= forest.rows, "forest: query rows outside the batch");
+    const int64_t pages = (static_cast<int64_t>(s.first_lane) + s.key_count + kPageKeys - 1) / kPageKeys;
+    require(s.first_lane >= 0 && s.first_lane < kPageKeys && s.first_page >= 0 &&
+                s.first_page + (s.key_count > 0 ? pages : 0) <= static_cast<int64_t>(forest.pages.size()),
+            "forest: pages outside the list");
+    int32_t position = 0;
+    if (s.parent >= 0) {
+      const Segment& parent = forest.segments[static_cast<size_t>(s.parent)];
+      position = parent.position + parent.key_count;
+      paths[i] = paths[static_cast<size_t>(s.parent)];
+    }
+    require(s.position == position, "forest: a segment's position must continue its parent's keys");
+    paths[i].push_back(static_cast<int32_t>(i));
+  }
+  return paths;
+}
+
+void* HostBackend::allocate(size_t bytes) {
+  if (bytes == 0) return nullptr;
+  if (bytes > PTRDIFF_MAX - (size_t{4} << 20)) out_of_memory(bytes, allocated);
+  void* memory = nullptr;
+#ifdef __linux__
+  if (bytes >= kMapFrom) memory = map_block(bytes);
+#else
+  constexpr size_t kMapFrom = SIZE_MAX;
+#endif
+  if (bytes < kMapFrom) {
+    memory = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+    if (memory) std::memset(memory, 0, bytes);
+  }
+  if (!memory) out_of_memory(bytes, allocated);
+  allocated += bytes;
+  peak = std::max(peak, allocated);
+  return memory;
+}
+
+void HostBackend::release(void* memory, size_t bytes) noexcept {
+  if (!memory) return;
+  allocated -= bytes;
+#ifdef __linux__
+  if (bytes >= kMapFrom) {
+    munmap(memory, mapped_size(bytes));
+    return;
+  }
+#endif
+  std::free(memory);
+}
+
+void HostBackend::upload(View to, const void* from) {
+  if (to.size()) std::memcpy(to.data, from, static_cast<size_t>(to.size()) * size_of(to.dtype));
+}
+
+void HostBackend::download(void* to, View from) {
+  if (from.size()) std::memcpy(to, from.data, static_cast<size_t>(from.size()) * size_of(from.dtype));
+}
+
+void HostBackend::copy(View to, View from) {
+  require(to.size() == from.size() && to.dtype == from.dtype, "copy: both views must have one size and dtype");
+  if (to.size()) std::memmove(to.data, from.data, static_cast<size_t>(to.size()) * size_of(to.dtype));
+}
+
+void HostBackend::fill(View x, float value) {
+  switch (x.dtype) {
+    case DType::f32: std::fill_n(x.as<float>(), x.size(), value); break;
+    case DType::bf16: std::fill_n(x.as<uint16_t>(), x.size(), float_to_bf16(value)); break;
+    case DType::f16: std::fill_n(x.as<uint16_t>(), x.size(), float_to_f16(value)); break;
+    case DType::i32: std::fill_n(x.as<int32_t>(), x.size(), static_cast<int32_t>(value)); break;
+  }
+}
+
+void HostBackend::gather_rows(View dst, View src, std::span<const int32_t> index) {
+  require(dst.cols == src.cols && dst.dtype == src.dtype && dst.rows == static_cast<int64_t>(index.size()),
+          "gather_rows: dst must have one row an index, and src's columns and dtype");
+  const size_t row = static_cast<size_t>(src.cols) * size_of(src.dtype);
+  for (size_t i = 0; i < index.size(); i++) {
+    require(index[i] >= 0 && index[i] < src.rows, "gather_rows: index outside src");
+    std::memcpy(dst.as<char>() + i * row, src.as<char>() + static_cast<size_t>(index[i]) * row, row);
+  }
+}
+
+void HostBackend::scatter_add_rows(View dst, View src, std::span<const int32_t> index) {
+  require(dst.cols == src.cols && src.rows == static_cast<int64_t>(index.size()) && dst.dtype == DType::f32 &&
+              src.dtype == DType::f32,
+          "scatter_add_rows: src must have one row an index, and dst's columns; both f32");
+  for (size_t i = 0; i < index.size(); i++) {
+    require(index[i] >= 0 && index[i] < dst.rows, "scatter_add_rows: index outside dst");
+    float* to = dst.as<float>() + index[i] * dst.cols;
+    const float* from = src.as<float>() + static_cast<int64_t>(i) * src.cols;
+    for (int64_t c = 0; c < src.cols; c++) to[c] += from[c];
+  }
+}
+
+}  // namespace act

@@ -1,0 +1,36 @@
+// What every backend in host memory shares: allocation with counting, moves of rows, and argument checks.
+#pragma once
+#include "ops.h"
+
+namespace act {
+
+/// Throws BAD_ARGUMENT. `what` names the operation and the expectation, e.g. "linear: x.cols must equal w.cols".
+inline void require(bool holds, const char* what) {
+  if (!holds) throw Error("BAD_ARGUMENT", what);
+}
+
+inline void require_shape(const View& view, int64_t rows, int64_t cols, const char* what) {
+  require(view.dtype == DType::f32 && view.rows == rows && view.cols == cols && (view.data || rows * cols == 0), what);
+}
+
+/// Element `index` of host memory of a float type, as fp32.
+float element_as_float(const void* from, DType dtype, int64_t index);
+
+/// For each segment of a forest: the indices of its path, root first, itself last. Throws BAD_ARGUMENT on a parent that
+/// does not come before its child, on positions that do not continue the parent's, and on lanes outside the pages.
+std::vector<std::vector<int32_t>> segment_paths(const Forest& forest);
+
+class HostBackend : public Backend {
+ public:
+  DType activation_dtype(DType) const override { return DType::f32; }
+  void* allocate(size_t bytes) override;
+  void release(void* memory, size_t bytes) noexcept override;
+  void upload(View to, const void* from) override;
+  void download(void* to, View from) override;
+  void copy(View to, View from) override;
+  void fill(View x, float value) override;
+  void gather_rows(View dst, View src, std::span<const int32_t> index) override;
+  void scatter_add_rows(View dst, View src, std::span<const int32_t> index) override;
+};
+
+}  // namespace act
