@@ -1,0 +1,89 @@
+#include "memory_plan.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <vector>
+
+#include "forest.h"
+#include "trainer.h"
+
+namespace act {
+namespace {
+
+std::string megabytes(size_t bytes) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.1f MB", static_cast<double>(bytes) / 1e6);
+  return text;
+}
+
+/// "needs 900.0 MB (weights 300.0 MB, ...)", largest purpose first, with what lowers each.
+std::string explain(const MemoryPlan& plan, const EngineSizes& sizes) {
+  struct Purpose {
+    const char* name;
+    size_t bytes;
+    const char* advice;
+  };
+  const bool full = sizes.training && sizes.lora.rank == 0;
+  std::vector<Purpose> purposes = {
+      {"weights", plan.weights, sizes.dtype == DType::f32 ? "choose dtype bf16" : "choose a smaller model"},
+      {"gradients", plan.gradients, full ? "train adapters (lora)" : "lower the LoRA rank"},
+      {"optimizer", plan.optimizer, full ? "train adapters (lora)" : "lower the LoRA rank"},
+      {"cache", plan.cache, sizes.training && !sizes.recompute ? "lower cacheTokens or switch recompute on" : "lower cacheTokens"},
+      {"activations", plan.activations,
+       sizes.training && !sizes.recompute ? "switch recompute on or lower maxBatchTokens" : "lower maxBatchTokens"},
+      {"head", plan.head, "lower maxBatchTokens or maxSequences"},
+      {"scratch", plan.scratch, "lower maxBatchTokens or maxSequences"}};
+  std::ranges::stable_sort(purposes, std::greater{}, &Purpose::bytes);
+  std::string parts, advice;
+  for (const Purpose& p : purposes)
+    if (p.bytes > 0) parts += (parts.empty() ? "" : ", ") + std::string(p.name) + " " + megabytes(p.bytes);
+  for (size_t i = 0; i < 3; i++) {
+    const std::string line = std::string(purposes[i].name) + ": " + purposes[i].advice;
+    if (purposes[i].bytes > 0) advice += (advice.empty() ? "" : "; ") + line;
+  }
+  return "needs " + megabytes(plan.total()) + " (" + parts + "). To lower it - " + advice + ".";
+}
+
+}  // namespace
+
+Model::Options model_options(const EngineSizes& sizes) {
+  const int64_t rows = std::max(sizes.max_batch_tokens, sizes.max_sequences);
+  return {sizes.dtype, sizes.training, sizes.recompute, rows + rows % 2, sizes.lora};
+}
+
+int cache_pages(const EngineSizes& sizes) { return pages_for(sizes.cache_tokens); }
+
+MemoryPlan plan_memory(const Backend& backend, const EngineSizes& sizes) {
+  if (sizes.max_sequences < 1 || sizes.max_batch_tokens < 2 || sizes.cache_tokens < 0)
+    throw Error("BAD_ARGUMENT", "Expected maxSequences >= 1, maxBatchTokens >= 2 and cacheTokens >= 0, got " +
+                                    std::to_string(sizes.max_sequences) + ", " + std::to_string(sizes.max_batch_tokens) +
+                                    " and " + std::to_string(sizes.cache_tokens) + ".");
+  const ModelConfig& c = sizes.model;
+  const Model::Options options = model_options(sizes);
+  const Model::Bytes model = Model::planned_bytes(backend, c, options);
+  const Trainer::Bytes trainer = Trainer::planned_bytes(backend, c, options);
+  const size_t activation = size_of(backend.activation_dtype(sizes.dtype));
+
+  MemoryPlan plan;
+  plan.weights = model.weights;
+  plan.gradients = model.gradients;
+  plan.optimizer = model.optimizer;
+  plan.cache = trainer.pool + static_cast<size_t>(c.layers) * static_cast<size_t>(cache_pages(sizes)) *
+                                  backend.kv_page_bytes(c.kv_heads, c.head_dim);
+  plan.activations = model.workspace + trainer.tape;
+  const size_t sampler_hidden = static_cast<size_t>(sizes.max_sequences) * static_cast<size_t>(c.hidden_size) * activation;
+  plan.head = trainer.hidden + sampler_hidden + backend.head_scratch_bytes(c.vocab_size, options.max_rows);
+  const int64_t widest = std::max({int64_t{c.hidden_size}, int64_t{c.intermediate_size}, int64_t{c.heads} * c.head_dim});
+  plan.scratch = backend.scratch_bytes(options.max_rows, widest);
+  if (sizes.memory_limit > 0 && plan.total() > sizes.memory_limit)
+    throw Error("MEMORY_PLAN", "The engine " + explain(plan, sizes) + " The limit is " + megabytes(sizes.memory_limit) + ".");
+  return plan;
+}
+
+void check_peak(const Backend& backend, const MemoryPlan& plan) {
+  if (backend.peak <= plan.total()) return;
+  throw Error("MEMORY_PLAN", "The engine held " + std::to_string(backend.peak) + " bytes where " +
+                                 std::to_string(plan.total()) + " were planned. This is a defect of the memory plan: report it.");
+}
+
+}  // namespace act
