@@ -1,0 +1,209 @@
+/**
+ * The loop every training stage runs in: steps, metrics, checkpoints, exact resume, abort thresholds.
+ *
+ * Exactness rests on three things. Draws are functions of counters, so the state between steps is a few numbers.
+ * A checkpoint holds that state, the engine's state and the lengths of the journals. A resumed run cuts the journals
+ * back to those lengths and goes on. What depends on the clock is in `timing.jsonl`, never in `metrics.jsonl`.
+ */
+import { mkdir, rename, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { z } from "zod";
+import { withFileErrors } from "../data/files.js";
+import { ActError } from "../errors.js";
+import { Checkpoints } from "../runs/checkpoints.js";
+import { Journal, type JournalRecord } from "../runs/journal.js";
+import { parseOptions } from "./options.js";
+import type { TrainablePolicy } from "./trainable.js";
+
+export const METRICS_FILE = "metrics.jsonl";
+export const TIMING_FILE = "timing.jsonl";
+export const SAMPLES_FILE = "samples.jsonl";
+export const CHECKPOINTS_FOLDER = "checkpoints";
+export const MODEL_FOLDER = "model";
+
+export const checkpointSchema = z.strictObject({
+  every: z.number().int().min(1).default(20).describe("steps between checkpoints"),
+  keep: z.number().int().min(1).default(2).describe("newest checkpoints kept"),
+});
+
+export const abortSchema = z.strictObject({
+  truncated: z.number().min(0).max(1).nullable().default(null).describe("share of truncated samples; null: no limit"),
+  malformed: z.number().min(0).max(1).nullable().default(null).describe("share of replies without an action"),
+  zeroVariance: z.number().min(0).max(1).nullable().default(null).describe("share of groups with equal rewards"),
+  environmentFailed: z.number().min(0).max(1).nullable().default(0.5).describe("share of failed environments"),
+  patience: z.number().int().min(1).default(5).describe("steps in a row above a limit before the stage stops"),
+});
+export type AbortSettings = z.infer<typeof abortSchema>;
+
+/** The metric each threshold looks at. */
+const ABORT_METRICS = {
+  truncated: "rollout/truncated",
+  malformed: "rollout/malformed",
+  zeroVariance: "groups/zero_variance",
+  environmentFailed: "rollout/environment_failed",
+} as const;
+
+/** What one step gives back. */
+export interface StepResult<S> {
+  /** Counters for the next step; plain JSON. */
+  readonly state: S;
+  /** Deterministic figures by documented name. */
+  readonly metrics: JournalRecord;
+  /** Figures that depend on the clock or the machine. */
+  readonly timing: JournalRecord;
+  /** Samples to keep for readers. */
+  readonly samples?: readonly JournalRecord[];
+}
+
+export interface TrainingLoop<S> {
+  /** Folder of the stage. */
+  readonly folder: string;
+  readonly policy: TrainablePolicy;
+  /** Steps in all, >= 0. */
+  readonly steps: number;
+  readonly checkpoint: z.infer<typeof checkpointSchema>;
+  readonly abort: AbortSettings;
+  readonly initial: S;
+  readonly stateSchema: z.ZodType<S>;
+  /** One optimizer step. Must leave no gradients behind when it throws or is aborted (the loop zeroes them). */
+  step(step: number, state: S): Promise<StepResult<S>>;
+  readonly onStep?: ((step: number, metrics: JournalRecord, timing: JournalRecord) => void) | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface TrainingResult {
+  /** Folder of the trained model. */
+  readonly model: string;
+  /** Step the loop went on from; 0 for a fresh start. */
+  readonly resumedFrom: number;
+}
+
+const loopStateSchema = z.strictObject({
+  stage: z.unknown(),
+  journals: z.strictObject({ metrics: z.number(), timing: z.number(), samples: z.number() }),
+  /** Steps in a row above each threshold. */
+  above: z.record(z.string(), z.number()),
+});
+
+/**
+ * Runs a stage from its newest checkpoint (or the beginning) to its end, and saves the model.
+ *
+ * @throws ActError `TRAINING_NOT_FINITE`, `TRAINING_ABORTED` (a threshold), `RUN_DAMAGED`, `FILE_*`; the engine's
+ *   errors; the signal's reason. A stopped stage keeps a checkpoint of its last whole step.
+ */
+export async function runTrainingLoop<S>(loop: TrainingLoop<S>): Promise<TrainingResult> {
+  const { folder, policy, signal } = loop;
+  await withFileErrors("making", folder, () => mkdir(folder, { recursive: true }));
+  const checkpoints = await Checkpoints.open(join(folder, CHECKPOINTS_FOLDER), loop.checkpoint.keep);
+  const saved = await checkpoints.latest();
+  const resumed = saved === null ? null : parseOptions(loopStateSchema, saved.state, saved.folder);
+  let step = saved?.step ?? 0;
+  let state = resumed === null ? loop.initial : parseOptions(loop.stateSchema, resumed.stage, saved?.folder ?? folder);
+  let savedStep = saved === null ? null : step;
+  const above: Record<string, number> = { ...resumed?.above };
+  if (saved !== null) await policy.loadState(join(saved.folder, "engine"));
+
+  const metrics = await Journal.open(join(folder, METRICS_FILE), resumed?.journals.metrics);
+  const timing = await Journal.open(join(folder, TIMING_FILE), resumed?.journals.timing);
+  const samples = await Journal.open(join(folder, SAMPLES_FILE), resumed?.journals.samples);
+  const save = async (): Promise<void> => {
+    if (savedStep === step) return;
+    for (const journal of [metrics, timing, samples]) await journal.sync();
+    const journals = { metrics: metrics.length, timing: timing.length, samples: samples.length };
+    await checkpoints.save(step, { stage: state, journals, above }, async (target) => {
+      await mkdir(join(target, "engine"));
+      await policy.saveState(join(target, "engine"));
+    });
+    savedStep = step;
+  };
+
+  try {
+    // Gradients a stopped step left behind in this engine are none of ours.
+    await policy.zeroGradients();
+    while (step < loop.steps) {
+      signal?.throwIfAborted();
+      const began = performance.now();
+      const result = await oneStep(loop, step, state);
+      step++;
+      state = result.state;
+      const seconds = (performance.now() - began) / 1000;
+      const clock = { step, ...result.timing, step_s: seconds, time: new Date().toISOString() };
+      for (const sample of result.samples ?? []) await samples.append({ step, ...sample });
+      await metrics.append({ step, ...result.metrics });
+      await timing.append(clock);
+      loop.onStep?.(step, result.metrics, clock);
+      checkThresholds(loop.abort, result.metrics, above, step);
+      if (step % loop.checkpoint.every === 0) await save();
+    }
+    await save();
+  } catch (cause) {
+    // A stop between steps (signal, threshold) loses nothing: the state of the last whole step is kept.
+    if (signal?.aborted || (cause instanceof ActError && cause.code === "TRAINING_ABORTED")) await save();
+    throw cause;
+  } finally {
+    for (const journal of [metrics, timing, samples]) await journal.close();
+  }
+  return { model: await saveModel(policy, folder), resumedFrom: saved?.step ?? 0 };
+}
+
+async function oneStep<S>(loop: TrainingLoop<S>, step: number, state: S): Promise<StepResult<S>> {
+  try {
+    return await loop.step(step, state);
+  } catch (cause) {
+    // The step's own error is the one to report, also when the engine is too broken to zero anything.
+    await loop.policy.zeroGradients().catch(() => undefined);
+    throw cause;
+  }
+}
+
+/** Counts steps in a row above each limit and stops the stage when patience runs out. */
+function checkThresholds(
+  abort: AbortSettings,
+  metrics: JournalRecord,
+  above: Record<string, number>,
+  step: number,
+): void {
+  for (const [name, metric] of Object.entries(ABORT_METRICS) as [keyof typeof ABORT_METRICS, string][]) {
+    const limit = abort[name];
+    const value = metrics[metric];
+    if (limit === null || typeof value !== "number") continue;
+    above[name] = value > limit ? (above[name] ?? 0) + 1 : 0;
+    if (above[name] >= abort.patience) {
+      above[name] = 0;
+      throw new ActError(
+        "TRAINING_ABORTED",
+        `Stopped after step ${step}: ${metric} was above ${limit} for ${abort.patience} steps in a row (now ${value}).`,
+        { hint: `Look at ${SAMPLES_FILE}; raise \`abort.${name}\` to go on from the checkpoint.` },
+      );
+    }
+  }
+}
+
+/** Throws when a figure of a step is not a number: such a step must not reach the weights. */
+export function assertFinite(values: Readonly<Record<string, number>>, step: number): void {
+  for (const [name, value] of Object.entries(values))
+    if (!Number.isFinite(value))
+      throw new ActError("TRAINING_NOT_FINITE", `Step ${step + 1}: ${name} is ${value}.`, {
+        hint: "Lower the learning rate, or go on from an earlier checkpoint.",
+      });
+}
+
+/** Saves the model under its name only when it is whole. */
+async function saveModel(policy: TrainablePolicy, folder: string): Promise<string> {
+  const model = join(folder, MODEL_FOLDER);
+  const temporary = join(folder, `.${MODEL_FOLDER}.${process.pid}`);
+  await withFileErrors("writing", model, async () => {
+    await rm(temporary, { recursive: true, force: true });
+    await mkdir(temporary);
+  });
+  try {
+    await policy.saveModel(temporary);
+    await withFileErrors("writing", model, async () => {
+      await rm(model, { recursive: true, force: true });
+      await rename(temporary, model);
+    });
+  } finally {
+    await rm(temporary, { recursive: true, force: true });
+  }
+  return model;
+}
