@@ -71,7 +71,8 @@ MemoryPlan plan_memory(const Backend& backend, const EngineSizes& sizes) {
   plan.cache = trainer.pool + static_cast<size_t>(c.layers) * static_cast<size_t>(cache_pages(sizes)) *
                                   backend.kv_page_bytes(c.kv_heads, c.head_dim);
   plan.activations = model.workspace + trainer.tape;
-  const size_t sampler_hidden = static_cast<size_t>(sizes.max_sequences) * static_cast<size_t>(c.hidden_size) * activation;
+  // Final hidden states of distinct rows, and of every draw.
+  const size_t sampler_hidden = 2 * static_cast<size_t>(sizes.max_sequences) * static_cast<size_t>(c.hidden_size) * activation;
   plan.head = trainer.hidden + sampler_hidden + backend.head_scratch_bytes(c.vocab_size, options.max_rows);
   const int64_t widest = std::max({int64_t{c.hidden_size}, int64_t{c.intermediate_size}, int64_t{c.heads} * c.head_dim});
   plan.scratch = backend.scratch_bytes(options.max_rows, widest);

@@ -8,8 +8,7 @@ namespace act {
 
 using PhiloxBlock = std::array<uint32_t, 4>;
 
-/// The ten-round bijection of `counter` under `key`. Known vectors in test/engine/sampling.test.ts and
-/// native/engine/rng.cc's static assertions.
+/// The ten-round bijection of `counter` under `key`. Checked against the authors' known vectors in rng.cc.
 constexpr PhiloxBlock philox4x32(PhiloxBlock counter, std::array<uint32_t, 2> key) {
   for (int round = 0; round < 10; ++round) {
     const uint64_t product0 = uint64_t{0xD2511F53u} * counter[0];
@@ -22,29 +21,19 @@ constexpr PhiloxBlock philox4x32(PhiloxBlock counter, std::array<uint32_t, 2> ke
   return counter;
 }
 
-/// What a number is drawn for; part of the counter, so that equal indices of different uses never meet.
-enum class RandomUse : uint32_t { sample = 0, weights = 1 };
-
-/// Block number `index` of stream `stream` under `seed`. index < 2^32.
-constexpr PhiloxBlock random_block(uint64_t seed, uint64_t stream, uint32_t index, RandomUse use) {
-  return philox4x32(
-      {index, static_cast<uint32_t>(use), static_cast<uint32_t>(stream), static_cast<uint32_t>(stream >> 32)},
-      {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
-}
-
 /// 53 random bits of two words as a double in [0, 1).
 constexpr double unit_interval(uint32_t high, uint32_t low) {
   const uint64_t bits = (uint64_t{high} << 32 | low) >> 11;
   return static_cast<double>(bits) * 0x1p-53;
 }
 
-/// The number that picks the token at absolute `position` of a completion.
+/// The number that picks the token at absolute `position` of completion `stream` under `seed`. The counter's second
+/// word tells uses apart, should there ever be another one.
 constexpr double sample_uniform(uint64_t seed, uint64_t stream, uint32_t position) {
-  const PhiloxBlock block = random_block(seed, stream, position, RandomUse::sample);
+  const PhiloxBlock block =
+      philox4x32({position, 0, static_cast<uint32_t>(stream), static_cast<uint32_t>(stream >> 32)},
+                 {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
   return unit_interval(block[0], block[1]);
 }
-
-/// `count` independent standard normal values (Box-Muller in double precision) of a stream, for initial weights.
-void fill_normal(float* values, int64_t count, double standard_deviation, uint64_t seed, uint64_t stream);
 
 }  // namespace act

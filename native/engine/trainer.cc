@@ -148,7 +148,10 @@ LossReport Trainer::run(const TokenForest& forest, const ForestRows& rows, const
       if (cancelled()) throw Error("ABORTED", "The call was cancelled.");
     };
   try {
-    for (const MicroBatch& batch : batches) run_batch(batch, rows, report, training);
+    for (const MicroBatch& batch : batches) {
+      if (between_batches && &batch != batches.data()) between_batches();
+      run_batch(batch, rows, report, training);
+    }
   } catch (...) {
     model_.between_layers = nullptr;
     if (training) zero_gradients();

@@ -52,6 +52,8 @@ class Trainer {
   void zero_gradients();
 
   int64_t optimizer_step = 0;  // steps taken; part of exact resume
+  /// Called between micro-batches, when the model is free for other forward passes (a step of generation).
+  std::function<void()> between_batches;
 
   /// Bytes the constructor allocates.
   struct Bytes {

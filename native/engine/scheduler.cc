@@ -1,0 +1,375 @@
+#include "scheduler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <unordered_map>
+#include <utility>
+
+namespace act {
+
+struct Scheduler::Request {
+  GenerateRequest what;
+  CacheNode* prompt = nullptr;  // pinned from the first start until all completions have started
+  int32_t started = 0, finished = 0;
+};
+
+struct Scheduler::Sequence {
+  Sequence(Request& request, int32_t index, const TokenBytes* token_bytes)
+      : request(&request),
+        index(index),
+        prompt(request.prompt),
+        sampler(request.what.rule, static_cast<uint64_t>(index), token_bytes) {}
+  Request* request;
+  int32_t index;
+  CacheNode* prompt;                // pinned
+  std::unique_ptr<CacheNode> tail;  // sampled tokens; the last of them has no keys yet
+  int32_t reserved = 0;             // pages promised and not yet taken
+  Sampler sampler;
+  Completion result;
+
+  /// Absolute position of the next token to draw.
+  int32_t position() const { return static_cast<int32_t>(request->what.prompt.size() + result.tokens.size()); }
+};
+
+/// One forward pass under construction.
+struct Scheduler::Batch {
+  ForestBatch forest;
+  int32_t room = 0;  // rows that prompts may still add
+  std::unordered_map<const CacheNode*, int32_t> segments;  // nodes that are in the forest already
+  std::vector<std::pair<CacheNode*, int32_t>> computed;    // nodes and how many new keys they get
+  std::vector<int32_t> rows;                               // distinct rows whose hidden states are needed
+  std::unordered_map<const CacheNode*, int32_t> row_of;    // index into rows of a node's last token
+  std::vector<Sequence*> draws;
+  std::vector<int32_t> draw_row;  // beside draws: index into rows
+
+  /// Adds `node` below its ancestors, with its last `queries` tokens of the first `keys` as rows.
+  int32_t add(const CacheNode& node, int32_t keys, int32_t queries) {
+    if (const auto found = segments.find(&node); found != segments.end()) return found->second;
+    // Ancestors that are not in the forest yet are complete: they take part with keys only.
+    const CacheNode* above = node.parent;
+    const int32_t parent = above == nullptr || above->parent == nullptr ? -1 : add(*above, above->size(), 0);
+    const int32_t index = static_cast<int32_t>(forest.segments.size());
+    forest.segments.push_back({parent, node.position, keys, static_cast<int32_t>(forest.pages.size()),
+                               node.first_lane(), static_cast<int32_t>(forest.tokens.size()), queries});
+    forest.pages.insert(forest.pages.end(), node.pages.begin(), node.pages.begin() + pages_for(node.position, keys));
+    for (int32_t i = keys - queries; i < keys; ++i) {
+      forest.tokens.push_back(node.tokens[i]);
+      forest.positions.push_back(node.position + i);
+    }
+    if (!node.tail) room -= queries;  // decoding has its rows set aside
+    segments.emplace(&node, index);
+    return index;
+  }
+
+  /// The hidden state of the last token of `node` (the last row added) will be needed.
+  void want_last_row(const CacheNode& node) {
+    row_of.emplace(&node, static_cast<int32_t>(rows.size()));
+    rows.push_back(static_cast<int32_t>(forest.tokens.size()) - 1);
+  }
+
+  /// `sequence` draws a token from the last row of `node`.
+  void draw(Sequence& sequence, const CacheNode& node) {
+    draws.push_back(&sequence);
+    draw_row.push_back(row_of.at(&node));
+  }
+};
+
+Scheduler::Scheduler(Backend& backend, Model& model, const Limits& limits, const TokenBytes* token_bytes)
+    : backend_(backend),
+      model_(model),
+      limits_(limits),
+      token_bytes_(token_bytes),
+      cache_(limits.pages, 2),
+      pool_(backend.create_kv_pool(model.config().layers, model.config().kv_heads, model.config().head_dim,
+                                   limits.pages)),
+      hidden_(backend, limits.max_sequences, model.config().hidden_size, backend.activation_dtype(model.head().dtype)),
+      drawn_(backend, limits.max_sequences, model.config().hidden_size, backend.activation_dtype(model.head().dtype)) {}
+
+Scheduler::~Scheduler() = default;
+
+int32_t Scheduler::new_token_limit(const GenerateRequest& request) const {
+  return std::min(request.max_new_tokens, limits_.context - static_cast<int32_t>(request.prompt.size()));
+}
+
+/// Pages of a completion's own tokens at worst. The last token sampled never gets keys.
+int32_t Scheduler::tail_pages(const GenerateRequest& request) const {
+  return pages_for(static_cast<int32_t>(request.prompt.size()), new_token_limit(request) - 1);
+}
+
+void Scheduler::add(GenerateRequest&& request) {
+  const int32_t prompt_pages = pages_for(0, static_cast<int32_t>(request.prompt.size()));
+  const int32_t needed = prompt_pages + tail_pages(request);
+  if (needed > cache_.pages()) {
+    throw Error("CACHE_TOO_SMALL",
+                "A prompt of " + std::to_string(request.prompt.size()) + " tokens with up to " +
+                    std::to_string(new_token_limit(request)) + " new ones needs a key-value cache of " +
+                    std::to_string(int64_t{needed} * kPageKeys) + " tokens, but `cacheTokens` is " +
+                    std::to_string(int64_t{cache_.pages()} * kPageKeys) + ".");
+  }
+  if (!request.rule.stop_strings.empty() && token_bytes_ == nullptr) {
+    throw Error("BAD_ARGUMENT", "Stop strings need the engine to know the bytes of every token (`tokenBytes`).");
+  }
+  auto entry = std::make_unique<Request>();
+  entry->what = std::move(request);
+  waiting_.push_back(entry.get());
+  const uint64_t id = entry->what.id;
+  requests_.emplace(id, std::move(entry));
+}
+
+bool Scheduler::cancel(uint64_t id) {
+  const auto found = requests_.find(id);
+  if (found == requests_.end()) return false;
+  Request& request = *found->second;
+  std::erase(waiting_, &request);
+  // finish() closes the request with its last completion, so that completions never started come first.
+  const int32_t never_started = request.what.count - request.started;
+  if (request.prompt != nullptr && never_started > 0) {
+    cache_.unpin(request.prompt);
+    request.prompt = nullptr;
+  }
+  const int32_t first = request.started;
+  request.started = request.what.count;
+  std::vector<Sequence*> running;
+  for (const auto& sequence : sequences_) {
+    if (sequence->request == &request) running.push_back(sequence.get());
+  }
+  request.finished += never_started;
+  for (int32_t i = 0; i < never_started; ++i) {
+    Completion nothing;
+    nothing.weight_version = weight_version_;
+    request.what.on_completion(first + i, std::move(nothing));
+  }
+  if (running.empty()) close(request, nullptr);
+  for (Sequence* sequence : running) finish(*sequence, FinishReason::aborted);
+  return true;
+}
+
+void Scheduler::cancel_all() {
+  while (!requests_.empty()) cancel(requests_.begin()->first);
+}
+
+void Scheduler::weights_changed(int64_t version) {
+  cache_.clear();
+  weight_version_ = version;
+}
+
+void Scheduler::check() const {
+  std::vector<CacheNode*> tails;
+  for (const auto& sequence : sequences_) {
+    if (sequence->tail) tails.push_back(sequence->tail.get());
+  }
+  cache_.check(tails);
+}
+
+/// Starts completions in order of arrival while slots and pages last.
+void Scheduler::admit() {
+  while (!waiting_.empty() && active_sequences() < limits_.max_sequences) {
+    Request& request = *waiting_.front();
+    if (!start(request)) {
+      // Nothing runs and still the pages do not suffice: the prompt's cached part lies in more pages than a fresh one
+      // would take. Alone and without cache it fits (checked in `add`).
+      if (!sequences_.empty()) return;
+      cache_.clear();
+      if (!start(request)) throw Error("INTERNAL", "A request that fits the empty key-value cache was not admitted.");
+    }
+    if (request.started == request.what.count) {
+      waiting_.pop_front();
+      cache_.unpin(request.prompt);  // its sequences hold it
+      request.prompt = nullptr;
+    }
+  }
+}
+
+bool Scheduler::start(Request& request) {
+  const int32_t pages = tail_pages(request.what);
+  if (request.prompt == nullptr) {
+    int reused = 0;
+    request.prompt = cache_.open(request.what.adapters ? 0 : 1, request.what.prompt, pages, &reused);
+    if (request.prompt == nullptr) return false;
+    // The last token's hidden state is always computed.
+    counters_.reused_tokens += std::min<int64_t>(reused, static_cast<int64_t>(request.what.prompt.size()) - 1);
+  } else if (!cache_.reserve(pages)) {
+    return false;
+  }
+  auto sequence = std::make_unique<Sequence>(request, request.started++, token_bytes_);
+  sequence->reserved = pages;
+  cache_.pin(sequence->prompt);
+  sequences_.push_back(std::move(sequence));
+  return true;
+}
+
+void Scheduler::step() {
+  try {
+    admit();
+    run_batch(true);
+    run_batch(false);
+  } catch (const Error& error) {
+    // Only a stopping engine interrupts a step; it then asks for what has been sampled so far.
+    if (error.code == "ABORTED") return cancel_all();
+    fail_all(error);
+  } catch (const std::bad_alloc&) {
+    fail_all(Error("OUT_OF_MEMORY", "Not enough memory for a step of generation."));
+  }
+}
+
+void Scheduler::run_batch(bool adapters) {
+  std::vector<Sequence*> decoding, known, reading;
+  for (const auto& sequence : sequences_) {
+    if (sequence->request->what.adapters != adapters) continue;
+    (sequence->tail ? decoding : sequence->prompt->complete() ? known : reading).push_back(sequence.get());
+  }
+  // A node takes part once: with rows, or with keys only as an ancestor of others. Prompts whose last row is wanted
+  // therefore come before everything that hangs below them.
+  std::stable_sort(known.begin(), known.end(), [](const Sequence* a, const Sequence* b) {
+    return a->prompt->position < b->prompt->position;
+  });
+  Batch batch;
+  batch.room = limits_.max_batch_tokens - static_cast<int32_t>(decoding.size());
+  for (Sequence* sequence : known) plan_prompt(batch, *sequence);
+  for (Sequence* sequence : reading) plan_prompt(batch, *sequence);
+  for (Sequence* sequence : decoding) plan_decode(batch, *sequence);
+  if (batch.forest.tokens.empty()) return;
+
+  const View hidden = hidden_.view().rows_from(0, static_cast<int64_t>(batch.rows.size()));
+  const bool before = std::exchange(model_.adapters_enabled, adapters);
+  try {
+    model_.forward(batch.forest, *pool_, batch.rows, hidden, nullptr);
+  } catch (...) {
+    model_.adapters_enabled = before;
+    throw;
+  }
+  model_.adapters_enabled = before;
+  for (const auto& [node, count] : batch.computed) cache_.mark_computed(*node, count);
+  sample(batch);
+}
+
+/// The row of a running sequence's newest token.
+void Scheduler::plan_decode(Batch& batch, Sequence& sequence) {
+  CacheNode& tail = *sequence.tail;
+  batch.add(tail, tail.size(), 1);
+  batch.computed.emplace_back(&tail, 1);
+  batch.want_last_row(tail);
+  batch.draw(sequence, tail);
+  ++counters_.decoded_tokens;
+}
+
+/// As much of a prompt as there is room for; with its last token, the first draw.
+void Scheduler::plan_prompt(Batch& batch, Sequence& sequence) {
+  std::vector<CacheNode*> path;
+  for (CacheNode* node = sequence.prompt; node->parent != nullptr; node = node->parent) path.push_back(node);
+  for (auto at = path.rbegin(); at != path.rend(); ++at) {
+    CacheNode& node = **at;
+    const bool last = &node == sequence.prompt;
+    if (const auto planned = batch.segments.find(&node); planned != batch.segments.end()) {
+      // Another sequence of this batch reads the same run; below it nothing can be read before it is whole.
+      const Segment& segment = batch.forest.segments[planned->second];
+      if (segment.key_count < node.size()) return;
+      if (!last || batch.row_of.contains(&node)) continue;
+      if (segment.query_count == 0) return;
+      batch.row_of.emplace(&node, static_cast<int32_t>(batch.rows.size()));
+      batch.rows.push_back(segment.query_row + segment.query_count - 1);
+      continue;
+    }
+    if (node.complete() && !last) continue;
+    if (batch.room == 0) return;
+    // A prompt known to its end is read again from its last token, whose hidden state the first draw needs; the keys
+    // written are the ones that were there, bit for bit.
+    const int32_t fresh = std::min(node.size() - node.computed, batch.room);
+    const int32_t keys = node.computed + fresh;
+    const int32_t queries = std::max(fresh, 1);
+    batch.add(node, keys, queries);
+    if (fresh > 0) batch.computed.emplace_back(&node, fresh);
+    counters_.prefill_tokens += queries;
+    if (keys < node.size()) return;
+    if (last) batch.want_last_row(node);
+  }
+  batch.draw(sequence, *sequence.prompt);
+}
+
+void Scheduler::sample(Batch& batch) {
+  if (batch.draws.empty()) return;
+  const int64_t count = static_cast<int64_t>(batch.draws.size());
+  const View hidden = hidden_.view().rows_from(0, static_cast<int64_t>(batch.rows.size()));
+  const View drawn = drawn_.view().rows_from(0, count);
+  backend_.gather_rows(drawn, hidden, batch.draw_row);
+
+  std::vector<SampleParams> params;
+  for (const Sequence* sequence : batch.draws) params.push_back(sequence->sampler.params(sequence->position()));
+  std::vector<SampleResult> results(count);
+  backend_.head_sample(results, drawn, model_.head(), params);
+
+  // A request fails as a whole, which frees its other sequences: first those that fail, then those that go on.
+  std::map<Request*, int32_t> failed;
+  for (int64_t i = 0; i < count; ++i) {
+    const Sequence& sequence = *batch.draws[i];
+    if (results[i].token < 0 || !std::isfinite(results[i].logprob)) failed.emplace(sequence.request, sequence.position());
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    if (!failed.contains(batch.draws[i]->request)) accept(*batch.draws[i], results[i]);
+  }
+  for (const auto& [request, position] : failed) {
+    const Error error("NUMERICS", "The model's output is not finite at position " + std::to_string(position) + ".");
+    close(*request, &error);
+  }
+}
+
+void Scheduler::accept(Sequence& sequence, const SampleResult& drawn) {
+  const GenerateRequest& request = sequence.request->what;
+  Completion& result = sequence.result;
+  result.tokens.push_back(drawn.token);
+  result.logprobs.push_back(drawn.logprob);
+  result.sampling_logprobs.push_back(drawn.sampling_logprob);
+  result.kept_mass.push_back(drawn.kept_mass);
+  result.entropy.push_back(drawn.entropy);
+  if (sequence.sampler.accept(drawn.token)) return finish(sequence, FinishReason::stop);
+  if (static_cast<int32_t>(result.tokens.size()) == new_token_limit(request)) {
+    return finish(sequence, FinishReason::length);
+  }
+  if (!sequence.tail) sequence.tail = cache_.make_tail(sequence.prompt);
+  cache_.append(*sequence.tail, drawn.token, sequence.reserved);
+}
+
+/// Frees a sequence, keeps its keys for later turns, reports its completion.
+void Scheduler::finish(Sequence& sequence, FinishReason reason) {
+  Request& request = *sequence.request;
+  cache_.unreserve(sequence.reserved);
+  if (sequence.tail) {
+    if (reason == FinishReason::aborted) {
+      cache_.discard(std::move(sequence.tail));
+    } else {
+      cache_.adopt(std::move(sequence.tail));
+    }
+  }
+  cache_.unpin(sequence.prompt);
+  const int32_t index = sequence.index;
+  Completion result = std::move(sequence.result);
+  result.finish_reason = reason;
+  result.weight_version = weight_version_;
+  std::erase_if(sequences_, [&](const auto& entry) { return entry.get() == &sequence; });
+  ++request.finished;
+  request.what.on_completion(index, std::move(result));
+  if (request.finished == request.what.count) close(request, nullptr);
+}
+
+/// Ends a request. With an error its running sequences are freed without a completion.
+void Scheduler::close(Request& request, const Error* error) {
+  std::erase_if(sequences_, [&](const auto& sequence) {
+    if (sequence->request != &request) return false;
+    cache_.unreserve(sequence->reserved);
+    if (sequence->tail) cache_.discard(std::move(sequence->tail));
+    cache_.unpin(sequence->prompt);
+    return true;
+  });
+  std::erase(waiting_, &request);
+  if (request.prompt != nullptr) cache_.unpin(request.prompt);
+  const auto node = requests_.extract(request.what.id);
+  request.what.on_done(error);
+}
+
+void Scheduler::fail_all(const Error& error) {
+  while (!requests_.empty()) close(*requests_.begin()->second, &error);
+  cache_.clear();
+}
+
+}  // namespace act
