@@ -1,100 +1,72 @@
 /**
- * Lays a group's sequences out as a token forest: every context token that sequences share is there once.
- *
- * A sequence is its context (the tokens before the first trained one) and its body. Contexts of a group are merged into
- * a tree wherever they agree from the start; each body is a segment of its own under its context. That is the shape the
- * group was decoded in: one prompt, G children. The last trained token is a target only and is left out.
+ * Lays training sequences out as a token forest, and finds their tokens in it again.
  */
+import { ForestBuilder } from "../engine/forest-builder.js";
 import type { TokenForest } from "../engine/policy.js";
-import type { TrainingSequence } from "./sample.js";
 import { badSample } from "./sample.js";
 
-type Segment = TokenForest["segments"][number];
-
-/** Segments so far, and the index of the next token when they are laid end to end. */
-export class ForestBuilder {
-  readonly #segments: Segment[] = [];
-  #tokens = 0;
-
-  get forest(): TokenForest {
-    return { segments: [...this.#segments] };
-  }
-
-  /** Tokens laid down so far. */
-  get tokens(): number {
-    return this.#tokens;
-  }
-
+export interface ForestOptions {
   /**
-   * Adds sequences that may share context.
-   *
-   * @returns For each sequence, the forest index of its tokens 0 .. last trained - 1.
-   * @throws ActError `OBJECTIVE_BAD_SAMPLE` for a sequence without trained tokens, or whose first token is trained.
+   * Given: prefixes are shared over the whole batch, in trees of at most so many tokens; set it to the engine's
+   * `maxBatchTokens`, which is the most one tree may have. Left out: prefixes are shared within a group only.
    */
-  add(sequences: readonly Pick<TrainingSequence, "tokens" | "mask">[]): Int32Array[] {
-    const laid = sequences.map(({ tokens, mask }) => {
-      const first = mask.indexOf(1);
-      const last = mask.lastIndexOf(1);
-      if (mask.length !== tokens.length) throw badSample(`${tokens.length} tokens came with a mask of ${mask.length}`);
-      if (first === -1) throw badSample("it has no trained token");
-      if (first === 0) throw badSample("its first token is trained, but nothing stands before it");
-      return {
-        context: tokens.subarray(0, first),
-        body: tokens.subarray(first, last),
-        positions: new Int32Array(last),
-      };
-    });
-    this.#addContexts(laid, 0, null);
-    return laid.map((sequence) => sequence.positions);
-  }
-
-  /** Lays the contexts that agree up to `depth`, under segment `parent`. */
-  #addContexts(sequences: readonly Laid[], depth: number, parent: number | null): void {
-    const byNext = new Map<number, Laid[]>();
-    for (const sequence of sequences) {
-      const next = sequence.context[depth];
-      if (next === undefined) {
-        this.#lay(sequence.body, parent, [sequence], depth);
-        continue;
-      }
-      const branch = byNext.get(next);
-      if (branch === undefined) byNext.set(next, [sequence]);
-      else branch.push(sequence);
-    }
-    for (const branch of byNext.values()) {
-      const end = commonLength(branch, depth);
-      const shared = branch[0]?.context.subarray(depth, end) ?? new Int32Array(0);
-      const segment = this.#lay(shared, parent, branch, depth);
-      this.#addContexts(branch, end, segment);
-    }
-  }
-
-  #lay(tokens: Int32Array, parent: number | null, owners: readonly Laid[], depth: number): number | null {
-    if (tokens.length === 0) return parent;
-    for (const { positions } of owners) {
-      for (let i = 0; i < tokens.length; i++) positions[depth + i] = this.#tokens + i;
-    }
-    this.#tokens += tokens.length;
-    this.#segments.push({ parent, tokens: tokens.slice() });
-    return this.#segments.length - 1;
-  }
+  readonly maxTreeTokens?: number;
 }
 
-interface Laid {
-  readonly context: Int32Array;
-  readonly body: Int32Array;
-  readonly positions: Int32Array;
+/** A forest and where the sequences are in it. */
+export interface LaidForest {
+  readonly forest: TokenForest;
+  /** By group and sequence: forest index of the tokens 0 .. last trained - 1. */
+  readonly positions: readonly (readonly Int32Array[])[];
+  /** Distinct tokens, and those of all sequences one by one. */
+  readonly tokens: number;
+  readonly flatTokens: number;
 }
 
-/** How far all contexts agree; they are known to agree up to and at `depth`. */
-function commonLength(branch: readonly Laid[], depth: number): number {
-  const [first, ...others] = branch;
-  if (first === undefined) return depth;
-  let end = first.context.length;
-  for (const { context } of others) {
-    let i = depth;
-    while (i < end && i < context.length && context[i] === first.context[i]) i++;
-    end = i;
-  }
-  return end;
+/** Tokens of which the masked ones are targets. */
+export interface MaskedTokens {
+  readonly tokens: Int32Array;
+  readonly mask: Uint8Array;
+}
+
+/**
+ * The last trained token of a sequence is a target only, so it and what follows are left out.
+ *
+ * @throws ActError `OBJECTIVE_BAD_SAMPLE` for a sequence without trained tokens, or whose first token is trained.
+ */
+export function layForest(groups: readonly (readonly MaskedTokens[])[], options: ForestOptions = {}): LaidForest {
+  const { maxTreeTokens } = options;
+  const shared = maxTreeTokens === undefined ? null : new ForestBuilder({ maxTreeTokens });
+  const segments: TokenForest["segments"][number][] = [];
+  let tokens = 0;
+  let flatTokens = 0;
+  const positions: Int32Array[][] = [];
+
+  const finish = (builder: ForestBuilder, handles: readonly (readonly number[])[]): void => {
+    const built = builder.build();
+    const first = segments.length;
+    for (const { parent, tokens } of built.forest.segments)
+      segments.push({ parent: parent === null ? null : parent + first, tokens });
+    for (const group of handles)
+      positions.push(group.map((handle) => built.indices(handle).map((position) => position + tokens)));
+    tokens += built.tokens;
+    flatTokens += built.flatTokens;
+  };
+
+  const handles = groups.map((group) => {
+    const builder = shared ?? new ForestBuilder();
+    const own = group.map((sequence) => builder.add(inputs(sequence)));
+    if (shared === null) finish(builder, [own]);
+    return own;
+  });
+  if (shared !== null) finish(shared, handles);
+  return { forest: { segments }, positions, tokens, flatTokens };
+}
+
+function inputs({ tokens, mask }: MaskedTokens): Int32Array {
+  if (mask.length !== tokens.length) throw badSample(`${tokens.length} tokens came with a mask of ${mask.length}`);
+  const first = mask.indexOf(1);
+  if (first === -1) throw badSample("it has no trained token");
+  if (first === 0) throw badSample("its first token is trained, but nothing stands before it");
+  return tokens.subarray(0, mask.lastIndexOf(1));
 }

@@ -8,15 +8,11 @@
  */
 import type { LossRows, TokenForest } from "../engine/policy.js";
 import { type Aggregation, type BatchTotals, tokenWeight } from "./aggregation.js";
-import { ForestBuilder } from "./forest.js";
+import { type ForestOptions, layForest, type MaskedTokens } from "./forest.js";
 import { badSample } from "./sample.js";
 
-/** Tokens of which the masked ones are to be learned. */
-export interface ImitationExample {
-  readonly tokens: Int32Array;
-  /** [tokens.length]; 1: learned. The first token never is. */
-  readonly mask: Uint8Array;
-}
+/** Tokens of which the masked ones are to be learned. The first never is: nothing stands before it. */
+export type ImitationExample = MaskedTokens;
 
 export interface ImitationBatch {
   readonly forest: TokenForest;
@@ -26,7 +22,7 @@ export interface ImitationBatch {
   readonly totals: BatchTotals;
 }
 
-export interface ImitationOptions {
+export interface ImitationOptions extends ForestOptions {
   /** Default `token-mean`. `seq-mean-token-sum-norm` is not offered: there is no length to norm by. */
   readonly aggregation?: Exclude<Aggregation, "seq-mean-token-sum-norm">;
   /** Counts of the whole optimizer step, where `examples` are only a part of it. Default: those of `examples`. */
@@ -48,19 +44,22 @@ export function imitationTotals(examples: readonly ImitationExample[]): BatchTot
 }
 
 /**
- * One optimizer step's batch, or a part of one. Every example is a tree of its own, so that any split is possible.
+ * One optimizer step's batch, or a part of one.
  *
  * @throws ActError `OBJECTIVE_BAD_SAMPLE` for an example without learned tokens.
  */
 export function imitationBatch(examples: readonly ImitationExample[], options: ImitationOptions = {}): ImitationBatch {
   const totals = options.totals ?? imitationTotals(examples);
-  const builder = new ForestBuilder();
+  const laid = layForest(
+    examples.map((example) => [example]),
+    options,
+  );
   const rows: number[] = [];
   const targets: number[] = [];
   const weights: number[] = [];
   const rowExample: number[] = [];
   examples.forEach((example, index) => {
-    const [positions] = builder.add([example]);
+    const [positions] = laid.positions[index] ?? [];
     const weight = tokenWeight(options.aggregation ?? "token-mean", learned(example.mask), totals, null);
     for (let t = 1; positions !== undefined && t <= positions.length; t++) {
       if (example.mask[t] !== 1) continue;
@@ -71,7 +70,7 @@ export function imitationBatch(examples: readonly ImitationExample[], options: I
     }
   });
   return {
-    forest: builder.forest,
+    forest: laid.forest,
     rows: { rows: Int32Array.from(rows), targets: Int32Array.from(targets), ceWeight: Float32Array.from(weights) },
     rowExample: Int32Array.from(rowExample),
     totals,

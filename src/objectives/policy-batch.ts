@@ -14,7 +14,7 @@
 import type { LossRows, TokenForest } from "../engine/policy.js";
 import { ActError } from "../errors.js";
 import { type BatchTotals, tokenWeight } from "./aggregation.js";
-import { ForestBuilder } from "./forest.js";
+import { type ForestOptions, layForest } from "./forest.js";
 import { batchTotals, judgeGroup } from "./group.js";
 import type { Objective } from "./objective.js";
 import { badSample, type Sample, type SampleGroup } from "./sample.js";
@@ -67,7 +67,7 @@ export interface PolicyBatch {
   readonly importance: ImportanceStats;
 }
 
-export interface PolicyBatchOptions {
+export interface PolicyBatchOptions extends ForestOptions {
   /** Counts of the whole optimizer step, where `groups` are only a part of it. Default: those of `groups`. */
   readonly totals?: BatchTotals;
   /** Lay out samples whose weights are all 0 too, so that their log-probs are reported. Default false. */
@@ -88,32 +88,33 @@ export function policyBatch(
 ): PolicyBatch {
   const judged = groups.map((group) => judgeGroup(group, objective));
   const totals = options.totals ?? batchTotals(groups, objective);
-  const builder = new ForestBuilder();
-  const streams = new Streams(objective);
-  let flatTokens = 0;
+  let sampleCount = 0;
   let weightless = 0;
-  let sampleIndex = 0;
-  for (const { samples } of judged) {
-    const laid = samples.map((sample, i) => ({ ...sample, index: sampleIndex + i })).filter(({ used }) => used);
-    sampleIndex += samples.length;
-    const shown = laid.filter(({ advantage }) => options.includeWeightless === true || hasWeight(advantage, objective));
-    weightless += laid.length - shown.length;
-    const positions = builder.add(shown.flatMap(({ sample }) => sample.sequences.filter(hasTrained)));
-    let at = 0;
-    for (const { sample, advantage, tokens, index } of shown) {
+  const shown = judged.map(({ samples }) => {
+    const first = sampleCount;
+    sampleCount += samples.length;
+    const used = samples.map((sample, i) => ({ ...sample, index: first + i })).filter((sample) => sample.used);
+    const kept = used.filter(({ advantage }) => options.includeWeightless === true || hasWeight(advantage, objective));
+    weightless += used.length - kept.length;
+    return kept.flatMap(({ sample, advantage, tokens, index }) => {
       const weight = tokenWeight(objective.aggregation, tokens, totals, objective.normalizationLength);
-      for (const sequence of sample.sequences.filter(hasTrained)) {
-        const laidAt = positions[at++];
-        if (laidAt === undefined) continue;
-        flatTokens += laidAt.length;
-        streams.addSequence(sequence, laidAt, { advantage, weight, index });
-      }
-    }
-  }
+      return sample.sequences.filter(hasTrained).map((sequence) => ({ sequence, advantage, weight, index }));
+    });
+  });
+  const laid = layForest(
+    shown.map((group) => group.map(({ sequence }) => sequence)),
+    options,
+  );
+  const streams = new Streams(objective);
+  shown.forEach((group, g) => {
+    group.forEach((entry, i) => {
+      streams.addSequence(entry.sequence, laid.positions[g]?.[i] ?? new Int32Array(0), entry);
+    });
+  });
   const all = judged.flatMap(({ samples }) => samples);
   const rows = streams.rows();
   return {
-    forest: builder.forest,
+    forest: laid.forest,
     rows,
     rowSample: Int32Array.from(streams.rowSample),
     rewards: Float64Array.from(all, ({ used, reward }) => (used ? reward : Number.NaN)),
@@ -131,8 +132,8 @@ export function policyBatch(
       usedSamples: all.filter(({ used }) => used).length,
       weightlessSamples: weightless,
       rows: rows.rows.length,
-      forestTokens: builder.tokens,
-      flatTokens,
+      forestTokens: laid.tokens,
+      flatTokens: laid.flatTokens,
     },
     importance: streams.importance(),
   };
