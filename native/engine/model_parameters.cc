@@ -61,6 +61,13 @@ void Model::load(const std::string& name, const void* from, DType dtype) {
   Parameter& p = parameter(name);
   check_finite(name, from, dtype, p.size());
   if (p.matrix) {
+    std::vector<uint64_t> aligned;  // the backend reads whole elements
+    if (reinterpret_cast<uintptr_t>(from) % size_of(dtype) != 0) {
+      const size_t bytes = static_cast<size_t>(p.size()) * size_of(dtype);
+      aligned.resize((bytes + sizeof(uint64_t) - 1) / sizeof(uint64_t));
+      std::memcpy(aligned.data(), from, bytes);
+      from = aligned.data();
+    }
     impl_->backend.load_weight(*p.matrix, from, dtype);
     impl_->mark_loaded(p);
     return;
