@@ -40,7 +40,10 @@ export class Progress {
     const bar = this.#bar;
     if (bar === null) return;
     bar.done = done;
-    if (this.#terminal) return this.#draw(detail);
+    if (this.#terminal) {
+      this.#draw(detail);
+      return;
+    }
     if (this.#now() - bar.printed < this.#interval && done !== bar.total) return;
     bar.printed = this.#now();
     this.#stream.write(`${this.#text(bar, detail)}\n`);

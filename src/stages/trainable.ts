@@ -25,6 +25,11 @@ export interface Agent {
 /** A model under training, with its prompts. */
 export interface TrainableAgent extends Agent {
   readonly policy: TrainablePolicy;
+  /**
+   * Most tokens one tree of a training batch may have (the engine's `maxBatchTokens`): prefixes are then shared over
+   * the whole batch. Null: shared within a group only, however large.
+   */
+  readonly maxTreeTokens: number | null;
 }
 
 export const optimizerSchema = z.strictObject({

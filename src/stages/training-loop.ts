@@ -9,6 +9,7 @@ import { mkdir, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import { withFileErrors } from "../data/files.js";
+import type { MetricName, MetricValues } from "../data/records-metrics.js";
 import { ActError } from "../errors.js";
 import { Checkpoints } from "../runs/checkpoints.js";
 import { Journal, type JournalRecord } from "../runs/journal.js";
@@ -37,10 +38,10 @@ export type AbortSettings = z.infer<typeof abortSchema>;
 
 /** The metric each threshold looks at. */
 const ABORT_METRICS = {
-  truncated: "rollout/truncated",
-  malformed: "rollout/malformed",
-  zeroVariance: "groups/zero_variance",
-  environmentFailed: "rollout/environment_failed",
+  truncated: "rollout/truncated_share",
+  malformed: "rollout/malformed_share",
+  zeroVariance: "groups/zero_variance_share",
+  environmentFailed: "rollout/environment_failed_share",
 } as const;
 
 /** What one step gives back. */
@@ -48,9 +49,9 @@ export interface StepResult<S> {
   /** Counters for the next step; plain JSON. */
   readonly state: S;
   /** Deterministic figures by documented name. */
-  readonly metrics: JournalRecord;
+  readonly metrics: MetricValues;
   /** Figures that depend on the clock or the machine. */
-  readonly timing: JournalRecord;
+  readonly timing: MetricValues;
   /** Samples to keep for readers. */
   readonly samples?: readonly JournalRecord[];
 }
@@ -67,7 +68,7 @@ export interface TrainingLoop<S> {
   readonly stateSchema: z.ZodType<S>;
   /** One optimizer step. Must leave no gradients behind when it throws or is aborted (the loop zeroes them). */
   step(step: number, state: S): Promise<StepResult<S>>;
-  readonly onStep?: ((step: number, metrics: JournalRecord, timing: JournalRecord) => void) | undefined;
+  readonly onStep?: ((step: number, metrics: MetricValues, timing: MetricValues) => void) | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -127,10 +128,10 @@ export async function runTrainingLoop<S>(loop: TrainingLoop<S>): Promise<Trainin
       step++;
       state = result.state;
       const seconds = (performance.now() - began) / 1000;
-      const clock = { step, ...result.timing, step_s: seconds, time: new Date().toISOString() };
+      const clock = { ...result.timing, step_s: seconds };
       for (const sample of result.samples ?? []) await samples.append({ step, ...sample });
       await metrics.append({ step, ...result.metrics });
-      await timing.append(clock);
+      await timing.append({ step, ...clock, time: new Date().toISOString() });
       loop.onStep?.(step, result.metrics, clock);
       checkThresholds(loop.abort, result.metrics, above, step);
       if (step % loop.checkpoint.every === 0) await save();
@@ -159,11 +160,11 @@ async function oneStep<S>(loop: TrainingLoop<S>, step: number, state: S): Promis
 /** Counts steps in a row above each limit and stops the stage when patience runs out. */
 function checkThresholds(
   abort: AbortSettings,
-  metrics: JournalRecord,
+  metrics: MetricValues,
   above: Record<string, number>,
   step: number,
 ): void {
-  for (const [name, metric] of Object.entries(ABORT_METRICS) as [keyof typeof ABORT_METRICS, string][]) {
+  for (const [name, metric] of Object.entries(ABORT_METRICS) as [keyof typeof ABORT_METRICS, MetricName][]) {
     const limit = abort[name];
     const value = metrics[metric];
     if (limit === null || typeof value !== "number") continue;

@@ -1,0 +1,144 @@
+/**
+ * JSON Lines in, JSON Lines out: many lines at work at once, answers in the order of the lines, memory bounded.
+ */
+import { once } from "node:events";
+import { createReadStream } from "node:fs";
+import type { Readable, Writable } from "node:stream";
+import { ActError } from "../errors.js";
+
+/** What a line is answered with. */
+export type Answer = Readonly<Record<string, unknown>>;
+
+export interface LineStreamOptions {
+  readonly input: Readable;
+  readonly output: Writable;
+  /** Lines at work at once, >= 1; also how many answers may wait for an earlier one. */
+  readonly concurrency: number;
+  /** Longest line in bytes; a longer one is answered with an error and skipped. */
+  readonly maxLineBytes?: number;
+  readonly signal?: AbortSignal | undefined;
+  /** Called after each answer. */
+  readonly onAnswer?: ((count: number) => void) | undefined;
+}
+
+export interface LineCounts {
+  readonly answered: number;
+  readonly failed: number;
+}
+
+const MAX_LINE_BYTES = 64 * 1024 * 1024;
+
+/**
+ * Answers every line of the input with one line.
+ *
+ * A line that is no JSON, or whose handler throws a typed error, is answered with
+ * `{"error": {"code", "message", "hint"}, "line"}`, and the stream goes on. Blank lines are skipped.
+ *
+ * @param handle Gets the parsed value and the number of the line among the answered ones, from 0.
+ * @throws Abort reasons, faults of input and output, and errors that are not typed (faults of this program).
+ */
+export async function answerLines(
+  handle: (value: unknown, index: number) => Promise<Answer>,
+  options: LineStreamOptions,
+): Promise<LineCounts> {
+  const { output, signal, concurrency } = options;
+  const waiting: Promise<Answer | { readonly broken: unknown }>[] = [];
+  let index = 0;
+  let answered = 0;
+  let failed = 0;
+
+  const flush = async (): Promise<void> => {
+    const answer = await waiting.shift();
+    if (answer === undefined) return;
+    if ("broken" in answer) throw answer.broken;
+    signal?.throwIfAborted();
+    if ("error" in answer) failed++;
+    answered++;
+    if (!output.write(`${JSON.stringify(answer)}\n`))
+      await once(output, "drain", signal === undefined ? {} : { signal });
+    options.onAnswer?.(answered);
+  };
+
+  for await (const { line, text } of splitLines(options.input, options.maxLineBytes ?? MAX_LINE_BYTES, signal)) {
+    if (text !== null && text.trim() === "") continue;
+    if (waiting.length >= concurrency) await flush();
+    waiting.push(answer(handle, line, text, index++, signal));
+  }
+  while (waiting.length > 0) await flush();
+  return { answered, failed };
+}
+
+/** Never rejects: a promise that waits its turn in the queue must not count as unhandled. */
+async function answer(
+  handle: (value: unknown, index: number) => Promise<Answer>,
+  line: number,
+  text: string | null,
+  index: number,
+  signal: AbortSignal | undefined,
+): Promise<Answer | { readonly broken: unknown }> {
+  try {
+    if (text === null) throw new ActError("DATA_LINE_TOO_LONG", "The line is too long to read.");
+    return await handle(parse(text), index);
+  } catch (cause) {
+    if (signal?.aborted || !(cause instanceof ActError) || cause.code === "DISPOSED") return { broken: cause };
+    return { error: { code: cause.code, message: cause.message, hint: cause.hint }, line };
+  }
+}
+
+function parse(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw new ActError("DATA_BAD_JSON", `Not JSON: ${reason}.`, { hint: "Expected one JSON object a line.", cause });
+  }
+}
+
+/** Lines counted from 1; `text` is null for one that is too long. Bytes that are no UTF-8 become U+FFFD. */
+async function* splitLines(
+  input: Readable,
+  limit: number,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<{ line: number; text: string | null }> {
+  let pending: Buffer[] = [];
+  let bytes = 0;
+  let line = 0;
+  const take = (): { line: number; text: string | null } => {
+    const text = bytes > limit ? null : Buffer.concat(pending).toString("utf8");
+    pending = [];
+    bytes = 0;
+    return { line: ++line, text };
+  };
+  const keep = (part: Buffer): void => {
+    bytes += part.length;
+    if (bytes > limit) pending = [];
+    else if (part.length > 0) pending.push(part);
+  };
+  // Aborting has to end a wait for input that never comes.
+  const onAbort = (): void => void input.destroy(asError(signal?.reason));
+  signal?.addEventListener("abort", onAbort, { once: true });
+  try {
+    for await (const chunk of input) {
+      const buffer: Buffer = typeof chunk === "string" ? Buffer.from(chunk) : (chunk as Buffer);
+      let start = 0;
+      for (let end = buffer.indexOf(0x0a); end !== -1; end = buffer.indexOf(0x0a, start)) {
+        keep(buffer.subarray(start, end));
+        start = end + 1;
+        yield take();
+      }
+      keep(buffer.subarray(start));
+    }
+    if (bytes > 0) yield take();
+  } finally {
+    signal?.removeEventListener("abort", onAbort);
+  }
+}
+
+function asError(reason: unknown): Error {
+  return reason instanceof Error ? reason : new Error(String(reason));
+}
+
+/** Standard input, or a file. */
+export function openInput(path: string | undefined): Readable {
+  return path === undefined || path === "-" ? process.stdin : createReadStream(path);
+}
