@@ -87,6 +87,12 @@ Engine::Stats Engine::stats() const {
   return stats_;
 }
 
+void Engine::set_optimizer_step(int64_t step) {
+  submit({Job::Kind::shared, [step](Core& core) { core.trainer.optimizer_step = step; }, [](const Error*) {}});
+  const std::lock_guard lock(mutex_);
+  stats_.optimizer_step = step;
+}
+
 void Engine::weights_changed(bool new_version) {
   if (new_version) ++weight_version_;
   scheduler_->weights_changed(weight_version_);
@@ -96,8 +102,11 @@ void Engine::run(std::function<void(const Started*, const Error*)> started) {
   try {
     backend_ = make_backend(options_);
     const EngineSizes& sizes = options_.sizes;
-    const Started report{plan_memory(*backend_, sizes), backend_->describe()};
+    Started report{plan_memory(*backend_, sizes), backend_->describe(), {}};
     model_ = std::make_unique<Model>(*backend_, sizes.model, model_options(sizes));
+    for (const auto& [name, parameter] : model_->parameters()) {
+      report.tensors.push_back({name, parameter.shape, parameter.trainable});
+    }
     trainer_ = std::make_unique<Trainer>(*model_);
     const Scheduler::Limits limits{static_cast<int32_t>(sizes.max_sequences),
                                    static_cast<int32_t>(model_->options().max_rows), cache_pages(sizes),
@@ -110,12 +119,33 @@ void Engine::run(std::function<void(const Started*, const Error*)> started) {
     work();
   } catch (...) {
     const Error error = as_error(std::current_exception());
-    scheduler_.reset();  // frees what was allocated before the failure
     if (started) started(nullptr, &error);
-    std::unique_lock lock(mutex_);
-    wake_.wait(lock, [this] { return stopping_; });
+    refuse_everything(error);
   }
   shut_down();
+}
+
+/// After a failure that leaves nothing to work with.
+void Engine::refuse_everything(const Error& error) {
+  if (scheduler_) scheduler_->fail_all(error);
+  for (;;) {
+    std::deque<Command> refused;
+    refused.swap(pending_);
+    {
+      std::unique_lock lock(mutex_);
+      wake_.wait(lock, [&] { return stopping_ || !inbox_.empty() || !refused.empty(); });
+      if (stopping_ && refused.empty()) return;
+      for (Command& command : inbox_) refused.push_back(std::move(command));
+      inbox_.clear();
+    }
+    for (Command& command : refused) {
+      if (const Job* job = std::get_if<Job>(&command.what)) {
+        job->done(&error);
+      } else {
+        std::get<GenerateRequest>(command.what).on_done(&error);
+      }
+    }
+  }
 }
 
 /// Until the engine is stopped: commands in order, and a step of generation in every round.

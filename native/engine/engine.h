@@ -56,9 +56,16 @@ class Engine {
     int64_t cached_tokens = 0, weight_version = 0, optimizer_step = 0;
     Scheduler::Counters counters;
   };
+  struct TensorInfo {
+    std::string name;
+    std::vector<int64_t> shape;
+    bool trainable = false;
+    int64_t size() const { return shape.size() == 2 ? shape[0] * shape[1] : shape[0]; }
+  };
   struct Started {
     MemoryPlan plan;
     std::string device;
+    std::vector<TensorInfo> tensors;
   };
 
   /// Returns at once; the thread allocates and then calls `started`, with an error if that failed (the engine then
@@ -75,6 +82,8 @@ class Engine {
   /// Answers everything as aborted, frees everything, calls `ended`. Only the first call counts.
   void stop(std::function<void()> ended);
   Stats stats() const;
+  /// In order with the commands; `stats` shows it at once.
+  void set_optimizer_step(int64_t step);
 
   // --- for jobs, on the engine's thread ---
   /// Drops cached keys. `new_version`: counts as a new version of the weights.
@@ -89,6 +98,7 @@ class Engine {
   };
 
   void run(std::function<void(const Started*, const Error*)> started);
+  void refuse_everything(const Error& error);
   void work();
   bool take_commands();
   void admit_requests();

@@ -58,6 +58,8 @@ class Scheduler {
   /// Completions that have not finished come back as aborted. False: no such request.
   bool cancel(uint64_t id);
   void cancel_all();
+  /// Ends every request with an error.
+  void fail_all(const Error& error);
   /// One forward pass and one draw for every sequence whose prompt is read. A failure of the model ends every request
   /// with it.
   void step();
@@ -87,7 +89,6 @@ class Scheduler {
   void accept(Sequence& sequence, const SampleResult& drawn);
   void finish(Sequence& sequence, FinishReason reason);
   void close(Request& request, const Error* error);
-  void fail_all(const Error& error);
 
   Backend& backend_;
   Model& model_;
