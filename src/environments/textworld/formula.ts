@@ -32,7 +32,8 @@ export interface Grounding<State> {
   atom(predicate: string, ids: readonly string[]): AtomTest<State>;
 }
 
-type Bindings = ReadonlyMap<string, string>;
+/** Values of the variables bound so far. One map serves a whole grounding: quantifiers set and restore their entries. */
+type Bindings = Map<string, string>;
 
 /** Grounds a closed formula; the result is constant or a function of the state. */
 export function ground<State>(formula: Formula, world: Grounding<State>): AtomTest<State> {
@@ -84,7 +85,10 @@ function join<State, Part>(
   };
 }
 
-/** All bindings of a quantifier's variables, one variable after the other so that hopeless prefixes are left early. */
+/**
+ * Binds a quantifier's variables in all ways, one variable after the other so that hopeless prefixes are left early. What
+ * is yielded is always the same map, valid until the next value is asked for.
+ */
 function* instances<State>(
   formula: Extract<Formula, { kind: "exists" | "forall" }>,
   depth: number,
@@ -96,10 +100,16 @@ function* instances<State>(
     yield bindings;
     return;
   }
-  for (const id of world.entities(variable.type)) {
-    const bound = new Map(bindings).set(variable.name, id);
-    if (formula.kind === "exists" && refuted(formula.body, bound, world)) continue;
-    yield* instances(formula, depth + 1, bound, world);
+  const shadowed = bindings.get(variable.name);
+  try {
+    for (const id of world.entities(variable.type)) {
+      bindings.set(variable.name, id);
+      if (formula.kind === "exists" && refuted(formula.body, bindings, world)) continue;
+      yield* instances(formula, depth + 1, bindings, world);
+    }
+  } finally {
+    if (shadowed === undefined) bindings.delete(variable.name);
+    else bindings.set(variable.name, shadowed);
   }
 }
 

@@ -65,7 +65,7 @@ export function parseTaskSentence(sentence: string): Task | null {
       const pattern = template.replace(/\{(obj|recep|lamp)\}/g, "(?<$1>[a-z]+)");
       const groups = new RegExp(`^${pattern}$`).exec(sentence)?.groups;
       if (groups === undefined) continue;
-      return { kind, object: groups["obj"] ?? "", receptacle: groups["recep"] ?? null, lamp: groups["lamp"] ?? null };
+      return { kind, object: groups.obj ?? "", receptacle: groups.recep ?? null, lamp: groups.lamp ?? null };
     }
   }
   return null;
