@@ -83,7 +83,7 @@ export class ChatTemplate {
       // The library declares strftime_now itself, on the wall clock, and allows no second declaration.
       this.#template = new Template(source.replace(/\bstrftime_now\b/gu, "act_strftime_now"));
     } catch (cause) {
-      throw templateError(`The chat template of ${tokenizer.modelDir} is not valid Jinja`, cause);
+      throw templateError("TEMPLATE_INVALID", `The chat template of ${tokenizer.modelDir} is not valid Jinja`, cause);
     }
     this.prefixStability = { plain: this.#isStable(""), thinking: this.#isStable("<think>\nwhy\n</think>\n\n") };
     this.endOfTurn = this.#findEndOfTurn();
@@ -201,7 +201,7 @@ export class ChatTemplate {
         act_strftime_now: (format: string) => strftime(format, this.#date),
       });
     } catch (cause) {
-      throw templateError("The chat template failed on these messages", cause);
+      throw templateError("TEMPLATE_FAILED", "The chat template failed on these messages", cause);
     }
   }
 
@@ -284,8 +284,7 @@ async function templateOfConfig(modelDir: string, name: string): Promise<string 
   return entries.find((entry) => entry.name === name)?.template ?? null;
 }
 
-function templateError(message: string, cause: unknown): ActError {
-  const code = message.includes("not valid Jinja") ? "TEMPLATE_INVALID" : "TEMPLATE_FAILED";
+function templateError(code: string, message: string, cause: unknown): ActError {
   return new ActError(code, `${message}: ${cause instanceof Error ? cause.message : String(cause)}.`, {
     hint: "Check the template and the roles of the messages.",
     cause,
