@@ -35,6 +35,7 @@ export const metricTable = {
   ),
   "rollout/malformed_share": metric("1", "share of replies from which no action could be read"),
   "rollout/empty_share": metric("1", "share of samples without a token to train on"),
+  "rollout/prompts_too_long": metric("prompts", "prompts left out because the context has no room for a reply"),
   "rollout/environment_failed_share": metric("1", "share of episodes whose environment broke; never trained on"),
   "rollout/success_share": metric("1", "share of episodes that reached the goal"),
   "rollout/score_mean": metric("score", "mean final score of an episode, 1 is best"),
@@ -67,6 +68,9 @@ export const metricTable = {
   "judge/accuracy": metric("1", "share of verdicts that name the expert's action"),
   "judge/first_share": metric("1", "share of picks that fell on the action shown first, of all picks"),
   "judge/swap_consistency": metric("1", "share of pairs, asked in both orders, for which the same action was picked"),
+  "judge/probe_accuracy": metric("1", "as `judge/accuracy`, for the answer the judge finds likelier without reasoning"),
+  "judge/probe_first_share": metric("1", "as `judge/first_share`, without reasoning; 0.5 is unbiased"),
+  "judge/probe_swap_consistency": metric("1", "as `judge/swap_consistency`, without reasoning"),
 
   "batch/rows": metric("tokens", "tokens trained on"),
   "batch/forest_tokens": metric("tokens", "distinct tokens computed"),

@@ -4,6 +4,30 @@
 import { EnvironmentError } from "../environments/environment.js";
 
 /**
+ * Calls an environment: whatever goes wrong, but for the caller's own abort, is an {@link EnvironmentError}.
+ */
+export async function callEnvironment<T>(
+  what: string,
+  milliseconds: number | null,
+  signal: AbortSignal | undefined,
+  run: (signal: AbortSignal) => Promise<T>,
+): Promise<T> {
+  try {
+    return await withDeadline(what, milliseconds, signal, run);
+  } catch (cause) {
+    signal?.throwIfAborted();
+    throw asEnvironmentError(cause);
+  }
+}
+
+/** Any fault of an environment as an {@link EnvironmentError}: what it throws untyped is a failure of its own. */
+export function asEnvironmentError(cause: unknown): EnvironmentError {
+  if (cause instanceof EnvironmentError) return cause;
+  const message = cause instanceof Error ? cause.message : String(cause);
+  return new EnvironmentError("ENVIRONMENT_FAILED", `The environment threw: ${message}`, { cause });
+}
+
+/**
  * Runs something that may hang.
  *
  * @param what Names the wait in the error, e.g. `reset of task 3`.

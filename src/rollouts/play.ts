@@ -3,17 +3,17 @@
  */
 
 import type { Policy, SamplingOptions } from "../engine/policy.js";
-import {
-  type AdmissibleActions,
-  type Environment,
+import type {
+  AdmissibleActions,
+  Environment,
   EnvironmentError,
-  type EpisodeStart,
-  type Transition,
+  EpisodeStart,
+  Transition,
 } from "../environments/environment.js";
 import { resolveAction } from "../prompts/action-text.js";
 import { parseReply } from "../prompts/reply.js";
 import type { DecisionState, HistoryStep } from "../prompts/state.js";
-import { withDeadline } from "./deadline.js";
+import { callEnvironment } from "./deadline.js";
 import type { Episode, EpisodeStep, Outcome, TruncationReason } from "./episode.js";
 import type { EpisodeForm } from "./form.js";
 import { streamOf } from "./random.js";
@@ -62,15 +62,8 @@ export async function playEpisode(
 ): Promise<Episode> {
   const { policy, signal } = options;
   const began = performance.now();
-  const call = async <T>(what: string, run: (signal: AbortSignal) => Promise<T>): Promise<T> => {
-    try {
-      return await withDeadline(`${what} of task ${taskId}`, options.environmentTimeLimit, signal, run);
-    } catch (cause) {
-      signal?.throwIfAborted();
-      throw asEnvironmentError(cause);
-    }
-  };
-
+  const call = <T>(what: string, run: (signal: AbortSignal) => Promise<T>): Promise<T> =>
+    callEnvironment(`${what} of task ${taskId}`, options.environmentTimeLimit, signal, run);
   const start: EpisodeStart = await call("reset", (s) => environment.reset(taskId, { signal: s }));
   const form = options.form();
   const history: HistoryStep[] = [];
@@ -182,11 +175,4 @@ export function failedEpisode(
     faults: faults.map((f, i) => ({ code: f.code, message: f.message, steps: stepsOfFaults[i] ?? 0 })),
     seconds,
   };
-}
-
-/** Any fault of an environment as an {@link EnvironmentError}: what it throws untyped is a failure of its own. */
-export function asEnvironmentError(cause: unknown): EnvironmentError {
-  if (cause instanceof EnvironmentError) return cause;
-  const message = cause instanceof Error ? cause.message : String(cause);
-  return new EnvironmentError("ENVIRONMENT_FAILED", `The environment threw: ${message}`, { cause });
 }

@@ -7,8 +7,9 @@
  */
 import { type Environment, EnvironmentError, type EnvironmentProvider } from "../environments/environment.js";
 import { invalid } from "../errors.js";
+import { asEnvironmentError, withDeadline } from "./deadline.js";
 import type { Episode, EpisodeStep } from "./episode.js";
-import { asEnvironmentError, failedEpisode, type PlayOptions, playEpisode } from "./play.js";
+import { failedEpisode, type PlayOptions, playEpisode } from "./play.js";
 
 /** One episode to play. */
 export interface EpisodeRequest {
@@ -98,6 +99,9 @@ export function countOutcomes(episodes: readonly Episode[]): RolloutCounts {
   };
 }
 
+/** A broken environment may hang on closing too. */
+const CLOSE_MILLISECONDS = 10_000;
+
 /** Holds a slot's environment; made when first needed and again after a fault. */
 class Seat {
   readonly #provider: EnvironmentProvider;
@@ -120,7 +124,8 @@ class Seat {
   async close(): Promise<void> {
     const environment = this.#environment;
     this.#environment = null;
-    await environment?.close().catch(() => undefined);
+    if (environment === null) return;
+    await withDeadline("close", CLOSE_MILLISECONDS, undefined, () => environment.close()).catch(() => undefined);
   }
 }
 

@@ -1,0 +1,187 @@
+/**
+ * `collect`: plays the environment's expert and writes every decision to `expert.jsonl`.
+ *
+ * Only episodes that reach the goal are kept: a demonstration that fails teaches the wrong thing.
+ */
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import { z } from "zod";
+import { withFileErrors } from "../data/files.js";
+import type { ExpertRecord } from "../data/records.js";
+import { writeRecords } from "../data/records-file.js";
+import type { Trajectory } from "../data/trajectory.js";
+import { type Environment, EnvironmentError, type EnvironmentProvider } from "../environments/environment.js";
+import { ActError } from "../errors.js";
+import type { HistoryStep } from "../prompts/state.js";
+import { callEnvironment } from "../rollouts/deadline.js";
+import { PartialResults, runResumable } from "./resumable.js";
+import type { StageContext } from "./stage.js";
+
+export const EXPERT_FILE = "expert.jsonl";
+
+export const collectSchema = z.strictObject({
+  panel: z.string().describe("panel whose tasks are played"),
+  offset: z.number().int().min(0).default(0).describe("tasks of the panel that are skipped"),
+  tasks: z.number().int().min(1).nullable().default(null).describe("tasks played; null: all that are left"),
+  stepLimit: z.number().int().min(1).nullable().default(null).describe("steps at most; null: the environment's limit"),
+  concurrency: z.number().int().min(1).default(4).describe("episodes side by side"),
+  environmentTimeLimit: z
+    .number()
+    .positive()
+    .nullable()
+    .default(60_000)
+    .describe("milliseconds a call of the environment may take; null: no limit"),
+  retries: z.number().int().min(0).default(2).describe("new attempts after a retryable fault of the environment"),
+});
+export type CollectOptions = z.infer<typeof collectSchema>;
+
+/** What became of the tasks. */
+export interface CollectResult {
+  readonly file: string;
+  readonly tasks: number;
+  /** Tasks whose demonstration was kept. */
+  readonly solved: number;
+  /** Tasks the expert gave up on or did not finish within the limit. */
+  readonly unsolved: number;
+  readonly environmentFailed: number;
+  /** Decisions written. */
+  readonly states: number;
+}
+
+interface TaskResult {
+  readonly outcome: "solved" | "unsolved" | "environment_failed";
+  readonly records: readonly ExpertRecord[];
+}
+
+/**
+ * Plays the expert on a panel.
+ *
+ * @throws ActError `STAGE_NO_DATA` when no demonstration was solved; EnvironmentError for an unknown panel.
+ */
+export async function collect(
+  provider: EnvironmentProvider,
+  options: CollectOptions,
+  context: StageContext,
+): Promise<CollectResult> {
+  await withFileErrors("making", context.folder, () => mkdir(context.folder, { recursive: true }));
+  const panel = await provider.panel(options.panel);
+  const end = options.tasks === null ? undefined : options.offset + options.tasks;
+  const tasks = panel.tasks.slice(options.offset, end);
+  const partial = await PartialResults.open<TaskResult>(context.folder, context.configHash);
+  try {
+    await runResumable(
+      partial,
+      tasks.length,
+      options.concurrency,
+      (index, signal) => demonstrate(provider, tasks[index] as string, options, signal),
+      { signal: context.signal, onDone: (done) => context.onProgress?.(done, tasks.length, "") },
+    );
+    const results = partial.inOrder();
+    const file = join(context.folder, EXPERT_FILE);
+    const header = {
+      environment: { name: provider.name, version: provider.version },
+      panel: { id: panel.id, hash: panel.hash },
+      source: "expert",
+      config_hash: context.configHash,
+    };
+    const of = (outcome: TaskResult["outcome"]): number => results.filter((r) => r.outcome === outcome).length;
+    if (of("solved") === 0) throw noData(`the expert solved none of ${tasks.length} tasks of ${panel.id}`);
+    const states = await writeRecords(
+      file,
+      "expert",
+      header,
+      results.flatMap((r) => r.records),
+    );
+    await partial.finish();
+    return {
+      file,
+      tasks: tasks.length,
+      solved: of("solved"),
+      unsolved: of("unsolved"),
+      environmentFailed: of("environment_failed"),
+      states,
+    };
+  } finally {
+    await partial.close();
+  }
+}
+
+async function demonstrate(
+  provider: EnvironmentProvider,
+  taskId: string,
+  options: CollectOptions,
+  signal: AbortSignal,
+): Promise<TaskResult> {
+  for (let attempt = 0; ; attempt++) {
+    let environment: Environment | null = null;
+    try {
+      environment = await provider.create();
+      return await playExpert(environment, taskId, options.stepLimit ?? provider.stepLimit, options, signal);
+    } catch (cause) {
+      signal.throwIfAborted();
+      if (!(cause instanceof EnvironmentError)) throw cause;
+      // A task that is not there is a mistake of whoever asks, not a fault to count.
+      if (cause.code === "ENVIRONMENT_UNKNOWN_TASK" || cause.code === "ENVIRONMENT_BAD_DATA") throw cause;
+      if (!cause.retryable || attempt >= options.retries) return { outcome: "environment_failed", records: [] };
+    } finally {
+      await environment?.close().catch(() => undefined);
+    }
+  }
+}
+
+async function playExpert(
+  environment: Environment,
+  taskId: string,
+  stepLimit: number,
+  options: CollectOptions,
+  signal: AbortSignal,
+): Promise<TaskResult> {
+  const call = <T>(what: string, run: (signal: AbortSignal) => Promise<T>): Promise<T> =>
+    callEnvironment(`${what} of task ${taskId}`, options.environmentTimeLimit, signal, run);
+  const start = await call("reset", (s) => environment.reset(taskId, { signal: s }));
+  const records: ExpertRecord[] = [];
+  const history: HistoryStep[] = [];
+  let observation = start.observation;
+  for (let step = 0; step < stepLimit; step++) {
+    const admissible = await call("admissible actions", () => environment.admissibleActions());
+    const action = await call("expert action", () => environment.expertAction());
+    if (action === null) break;
+    records.push({
+      id: `${taskId}#${step}`,
+      task_id: taskId,
+      category: start.category,
+      state: { task: start.task, observation, history: [...history], step, admissible },
+      expert_action: action,
+      thought: null,
+    });
+    const transition = await call("step", (s) => environment.step(action, { signal: s }));
+    if (transition.success) return { outcome: "solved", records };
+    if (transition.terminated || transition.truncated) break;
+    history.push({ observation, action });
+    observation = transition.observation;
+  }
+  return { outcome: "unsolved", records: [] };
+}
+
+/** Decisions of a recorded episode. */
+export function expertRecordsOf(trajectory: Trajectory): ExpertRecord[] {
+  const history: HistoryStep[] = [];
+  return trajectory.steps.map((step, i) => {
+    const { observation, action, admissible, thought } = step;
+    const record: ExpertRecord = {
+      id: `${trajectory.id}#${i}`,
+      task_id: trajectory.task_id,
+      category: trajectory.category,
+      state: { task: trajectory.task, observation, history: [...history], step: i, admissible },
+      expert_action: action,
+      thought,
+    };
+    history.push({ observation, action });
+    return record;
+  });
+}
+
+/** A stage that has nothing to work on. */
+export function noData(why: string, hint?: string): ActError {
+  return new ActError("STAGE_NO_DATA", `There is nothing to work on: ${why}.`, hint === undefined ? {} : { hint });
+}

@@ -1,0 +1,145 @@
+/**
+ * Work item by item that survives being killed: finished items are kept in a journal until the stage writes its file.
+ */
+import { readFile, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { Journal, type JournalValue } from "../runs/journal.js";
+
+export const PARTIAL_FILE = "partial.jsonl";
+
+/** Finished items of a stage, by index. */
+export class PartialResults<T> {
+  readonly #journal: Journal;
+  readonly #items: Map<number, T>;
+  readonly #began = performance.now();
+  /** Seconds of earlier sessions. */
+  readonly #before: number;
+  #tail: Promise<void> = Promise.resolve();
+
+  private constructor(journal: Journal, items: Map<number, T>, before: number) {
+    this.#journal = journal;
+    this.#items = items;
+    this.#before = before;
+  }
+
+  /**
+   * Opens the journal of a stage. Items written under another key (another configuration or input) are dropped.
+   *
+   * @param folder Folder of the stage; must exist.
+   */
+  static async open<T>(folder: string, key: string): Promise<PartialResults<T>> {
+    const path = join(folder, PARTIAL_FILE);
+    const { length, items, seconds } = await readPartial<T>(path, key);
+    const journal = await Journal.open(path, length);
+    if (length === 0) await journal.append({ key });
+    return new PartialResults<T>(journal, items, seconds);
+  }
+
+  /** Items finished so far. */
+  get size(): number {
+    return this.#items.size;
+  }
+
+  has(index: number): boolean {
+    return this.#items.has(index);
+  }
+
+  /** Wall-clock seconds of the stage, over all its sessions. */
+  get seconds(): number {
+    return this.#before + (performance.now() - this.#began) / 1000;
+  }
+
+  /** Keeps a finished item. Writes one after the other, whoever calls. */
+  async add(index: number, item: T): Promise<void> {
+    this.#items.set(index, item);
+    const write = this.#tail.then(() =>
+      this.#journal.append({ index, seconds: this.seconds, item: item as JournalValue }),
+    );
+    // The caller gets the fault; the next write must still have its turn.
+    this.#tail = write.catch(() => undefined);
+    return write;
+  }
+
+  /** All items in the order of their indices. */
+  inOrder(): T[] {
+    return [...this.#items].sort(([a], [b]) => a - b).map(([, item]) => item);
+  }
+
+  async close(): Promise<void> {
+    await this.#tail;
+    await this.#journal.close();
+  }
+
+  /** Closes and removes the journal: the stage has written its file. */
+  async finish(): Promise<void> {
+    await this.close();
+    await rm(this.#journal.path, { force: true });
+  }
+}
+
+/** Whole lines of a journal; a last line that was cut off does not count. */
+async function readPartial<T>(
+  path: string,
+  key: string,
+): Promise<{ length: number; items: Map<number, T>; seconds: number }> {
+  const nothing = { length: 0, items: new Map<number, T>(), seconds: 0 };
+  const text = await readFile(path, "utf8").catch(() => "");
+  const lines = text.split("\n").slice(0, -1);
+  const items = new Map<number, T>();
+  let length = 0;
+  let seconds = 0;
+  for (const [i, line] of lines.entries()) {
+    let value: { key?: unknown; index?: unknown; seconds?: unknown; item?: unknown };
+    try {
+      value = JSON.parse(line) as typeof value;
+    } catch {
+      break; // cut in the middle by a crash of the machine; everything after it is done again
+    }
+    if (i === 0 && value.key !== key) return nothing;
+    if (i > 0) {
+      if (typeof value.index !== "number" || typeof value.seconds !== "number") break;
+      items.set(value.index, value.item as T);
+      seconds = value.seconds;
+    }
+    length += Buffer.byteLength(line) + 1;
+  }
+  return { length, items, seconds };
+}
+
+/**
+ * Runs `work` for every index that is not finished yet, `concurrency` at a time.
+ *
+ * @throws The first error, after all work under way has ended.
+ */
+export async function runResumable<T>(
+  partial: PartialResults<T>,
+  count: number,
+  concurrency: number,
+  work: (index: number, signal: AbortSignal) => Promise<T>,
+  options: { readonly signal?: AbortSignal | undefined; readonly onDone?: ((done: number) => void) | undefined } = {},
+): Promise<void> {
+  options.signal?.throwIfAborted();
+  const controller = new AbortController();
+  const onAbort = (): void => controller.abort(options.signal?.reason);
+  options.signal?.addEventListener("abort", onAbort, { once: true });
+  let next = 0;
+  const worker = async (): Promise<void> => {
+    for (let index = next++; index < count; index = next++) {
+      if (partial.has(index)) continue;
+      controller.signal.throwIfAborted();
+      try {
+        await partial.add(index, await work(index, controller.signal));
+      } catch (cause) {
+        controller.abort(cause);
+        throw cause;
+      }
+      options.onDone?.(partial.size);
+    }
+  };
+  try {
+    const workers = await Promise.allSettled(Array.from({ length: Math.min(concurrency, count) }, worker));
+    if (workers.some((w) => w.status === "rejected")) throw controller.signal.reason;
+  } finally {
+    options.signal?.removeEventListener("abort", onAbort);
+  }
+}
