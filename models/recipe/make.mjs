@@ -1,0 +1,170 @@
+#!/usr/bin/env node
+/**
+ * Makes the bundled model again from nothing: `node models/recipe/make.mjs OUT_DIR [--steps N] [--threads N]`.
+ *
+ * Tokenizer, initial weights, corpus and order of batches depend on the seed alone, and the engine's fp32 sums do not
+ * depend on the number of threads: the same processor family writes the same bytes (models/household-tiny/README.md).
+ */
+import { mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { Engine } from "../../dist/engine/engine.js";
+import { ForestBuilder } from "../../dist/engine/forest-builder.js";
+import { ChatTemplate } from "../../dist/tokens/chat-template.js";
+import { Tokenizer } from "../../dist/tokens/tokenizer.js";
+import { trainTokenizer } from "./bpe.mjs";
+import { episodeSamples } from "./corpus.mjs";
+
+const { values: flags, positionals } = parseArgs({
+  allowPositionals: true,
+  options: { steps: { type: "string", default: "1400" }, threads: { type: "string", default: "2" } },
+});
+const out = positionals[0];
+if (out === undefined) {
+  console.error("usage: node models/recipe/make.mjs OUT_DIR [--steps N] [--threads N]");
+  process.exit(2);
+}
+
+const SEED = 1;
+const STEPS = Number(flags.steps);
+const EPISODES_PER_STEP = 10;
+const PEAK_LEARNING_RATE = 3e-3;
+const WARMUP_STEPS = 50;
+const CONTEXT = 2048;
+
+const special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
+const added = ["<think>", "</think>", "<action>", "</action>"];
+
+function writeJson(name, value) {
+  writeFileSync(join(out, name), `${JSON.stringify(value, null, 2)}\n`);
+}
+
+/** Everything of the folder but the weights. */
+function writeFolder() {
+  rmSync(out, { recursive: true, force: true });
+  mkdirSync(out, { recursive: true });
+  const texts = [];
+  for (let i = 0; i < 400; i++)
+    for (const { prompt, reply } of episodeSamples(`tokenizer/${i}`)) texts.push(prompt + reply);
+  const tokenizer = trainTokenizer([...texts, "user\n", "assistant\n", "system\n"], {
+    vocabSize: 1024,
+    special,
+    added,
+  });
+  writeJson("tokenizer.json", tokenizer);
+  const id = Object.fromEntries(tokenizer.added_tokens.map((t) => [t.content, t.id]));
+  writeJson("tokenizer_config.json", {
+    tokenizer_class: "PreTrainedTokenizerFast",
+    eos_token: "<|im_end|>",
+    pad_token: "<|endoftext|>",
+    bos_token: null,
+    add_bos_token: false,
+    clean_up_tokenization_spaces: false,
+    model_max_length: CONTEXT,
+    chat_template:
+      "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+  });
+  writeJson("generation_config.json", {
+    eos_token_id: id["<|im_end|>"],
+    pad_token_id: id["<|endoftext|>"],
+    do_sample: true,
+  });
+  const vocabSize = 8 * Math.ceil((Object.keys(tokenizer.model.vocab).length + tokenizer.added_tokens.length) / 8);
+  writeJson("config.json", {
+    architectures: ["Qwen3ForCausalLM"],
+    model_type: "qwen3",
+    vocab_size: vocabSize,
+    hidden_size: 192,
+    num_hidden_layers: 5,
+    num_attention_heads: 6,
+    num_key_value_heads: 2,
+    head_dim: 32,
+    intermediate_size: 512,
+    hidden_act: "silu",
+    max_position_embeddings: CONTEXT,
+    rms_norm_eps: 1e-6,
+    rope_theta: 10000,
+    rope_scaling: null,
+    attention_bias: false,
+    attention_dropout: 0,
+    tie_word_embeddings: true,
+    use_sliding_window: false,
+    sliding_window: null,
+    initializer_range: 0.02,
+    torch_dtype: "float32",
+    eos_token_id: id["<|im_end|>"],
+    pad_token_id: id["<|endoftext|>"],
+    bos_token_id: null,
+  });
+}
+
+/** Samples of some episodes as a forest whose loss is the mean cross-entropy over reply tokens. */
+async function makeBatch(step, tokenizer, template) {
+  const builder = new ForestBuilder({ maxTreeTokens: CONTEXT });
+  const replies = [];
+  for (let e = 0; e < EPISODES_PER_STEP; e++)
+    for (const sample of episodeSamples(`train/${step * EPISODES_PER_STEP + e}`)) {
+      const prompt = await template.encode([{ role: "user", content: sample.prompt }], { addGenerationPrompt: true });
+      const reply = await tokenizer.encode(`${sample.reply}<|im_end|>`);
+      const tokens = Int32Array.from([...prompt, ...reply]);
+      // Longer than the context: the episode wandered; what it would teach is taught elsewhere.
+      if (tokens.length > CONTEXT) continue;
+      replies.push({ handle: builder.add(tokens.subarray(0, -1)), tokens, start: prompt.length });
+    }
+  const built = builder.build();
+  const count = replies.reduce((n, { tokens, start }) => n + tokens.length - start, 0);
+  const rows = new Int32Array(count);
+  const targets = new Int32Array(count);
+  let at = 0;
+  for (const { handle, tokens, start } of replies) {
+    rows.set(built.indices(handle, start - 1), at);
+    targets.set(tokens.subarray(start), at);
+    at += tokens.length - start;
+  }
+  return { built, rows: { rows, targets, ceWeight: new Float32Array(count).fill(1 / count) } };
+}
+
+const learningRate = (step) =>
+  PEAK_LEARNING_RATE *
+  (step < WARMUP_STEPS
+    ? (step + 1) / WARMUP_STEPS
+    : 0.05 + 0.95 * 0.5 * (1 + Math.cos((Math.PI * (step - WARMUP_STEPS)) / (STEPS - WARMUP_STEPS))));
+
+writeFolder();
+const tokenizer = await Tokenizer.load(out);
+const template = await ChatTemplate.load(out, tokenizer);
+const engine = await Engine.create(out, {
+  seed: SEED,
+  dtype: "fp32",
+  training: true,
+  threads: Number(flags.threads),
+  maxBatchTokens: CONTEXT,
+  maxSequences: 1,
+  cacheTokens: CONTEXT,
+});
+console.log(`${engine.device}; ${engine.vocabSize} tokens`);
+const begun = performance.now();
+let seen = 0;
+let next = makeBatch(0, tokenizer, template);
+for (let step = 0; step < STEPS; step++) {
+  const { built, rows } = await next;
+  next = makeBatch(step + 1, tokenizer, template); // prepared while the engine works
+  const { loss } = await engine.accumulate(built.forest, rows);
+  const { gradNorm } = await engine.step({
+    learningRate: learningRate(step),
+    beta1: 0.9,
+    beta2: 0.95,
+    weightDecay: 0.1,
+    maxGradNorm: 1,
+  });
+  seen += built.tokens;
+  if (step % 20 === 0 || step === STEPS - 1) {
+    const seconds = (performance.now() - begun) / 1000;
+    console.log(
+      `step ${step}  loss ${loss.toFixed(4)}  gradient ${gradNorm.toFixed(2)}  ${rows.rows.length} reply tokens, ${built.tokens} of ${built.flatTokens} tokens computed  ${Math.round(seen / seconds)} tokens/s  ${seconds.toFixed(0)} s`,
+    );
+  }
+}
+await next;
+await engine.saveModel(out);
+await engine.dispose();
