@@ -113,21 +113,3 @@ export type MetricValues = { readonly [N in MetricName]?: number | null };
 function namesOf(journal: Metric["journal"]): readonly MetricName[] {
   return (Object.keys(metricTable) as MetricName[]).filter((name) => metricTable[name].journal === journal);
 }
-
-/** The table of docs/metrics.md. */
-export function metricsMarkdown(): string {
-  const section = (journal: Metric["journal"]): string[] => [
-    "| name | unit | meaning |",
-    "| --- | --- | --- |",
-    ...namesOf(journal).map(
-      (name) => `| \`${name}\` | ${metricTable[name].unit} | ${escapeBars(metricTable[name].meaning)} |`,
-    ),
-  ];
-  return ["## metrics.jsonl", "", ...section("metrics"), "", "## timing.jsonl", "", ...section("timing"), ""].join(
-    "\n",
-  );
-}
-
-function escapeBars(text: string): string {
-  return text.replaceAll("|", "\\|");
-}

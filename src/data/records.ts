@@ -36,37 +36,47 @@ export const decisionStateSchema = z
   })
   .refine((state) => state.history.length <= state.step, "history is longer than step");
 
-const environmentSchema = z.strictObject({
-  name: text.describe("as in configuration files, e.g. household"),
-  version: z.string().nullable().describe("null where imported data does not say"),
-});
+const environmentSchema = z
+  .strictObject({
+    name: text.describe("as in configuration files, e.g. household"),
+    version: z.string().nullable().describe("null where imported data does not say"),
+  })
+  .describe("where the states are from");
 
-const panelSchema = z.strictObject({
-  id: text.describe("<environment>/<name>@<version>"),
-  hash: sha256.describe("over the tasks' content"),
-});
+const panelSchema = z
+  .strictObject({
+    id: text.describe("<environment>/<name>@<version>"),
+    hash: sha256.describe("over the tasks' content"),
+  })
+  .describe("the frozen list of tasks");
 
-const modelSchema = z.strictObject({
-  id: text.describe("name of the model, e.g. its folder's"),
-  weight_hash: sha256.describe("over the weights"),
-});
+const modelSchema = z
+  .strictObject({
+    id: text.describe("name of the model, e.g. its folder's"),
+    weight_hash: sha256.describe("over the weights"),
+  })
+  .describe("which weights");
 
-const promptSchema = z.strictObject({ id: text, version: z.number().int().positive() });
+const promptSchema = z
+  .strictObject({ id: text.describe("name of the template"), version: z.number().int().positive() })
+  .describe("which wording, see docs/prompts.md");
 
 /** How completions were sampled; the defaults of the engine are written out. */
-export const samplingSchema = z.strictObject({
-  temperature: z.number().nonnegative(),
-  top_k: count.describe("0: off"),
-  top_p: share.describe("1: off"),
-  min_p: share.describe("0: off"),
-  max_new_tokens: z.number().int().positive(),
-  seed,
-});
+export const samplingSchema = z
+  .strictObject({
+    temperature: z.number().nonnegative().describe("0: greedy"),
+    top_k: count.describe("0: off"),
+    top_p: share.describe("1: off"),
+    min_p: share.describe("0: off"),
+    max_new_tokens: z.number().int().positive(),
+    seed,
+  })
+  .describe("how completions were drawn");
 
 /** What every header has besides `format` and `version`. */
 const common = {
   created_by: text.describe("package and version that wrote the file"),
-  config_hash: sha256.describe("over the resolved configuration of the stage that wrote it"),
+  config_hash: sha256.nullable().describe("over the stage's resolved configuration; null for files made elsewhere"),
 };
 
 function kind<const F extends string, const V extends number, H extends z.ZodRawShape, R extends z.ZodType>(
@@ -161,10 +171,11 @@ export const recordKinds = {
       environment: environmentSchema,
       panel: panelSchema.nullable(),
       source: text.describe("as in the expert file"),
-      expert_hash: sha256.describe("over the bytes of the expert file"),
+      expert_hash: sha256.nullable().describe("over the bytes of the expert file; null for pairs made elsewhere"),
       sampler: z
         .strictObject({ model: modelSchema, prompt: promptSchema, sampling: samplingSchema })
-        .describe("who proposed the alternatives, and how it was asked"),
+        .nullable()
+        .describe("who proposed the alternatives, and how it was asked; null for pairs made elsewhere"),
       pairs_per_state: z.number().int().positive(),
       keep_inadmissible: z.boolean().describe("whether alternatives that cannot be carried out were kept"),
       order_seed: seed.describe("of expert_first (src/prompts/order.ts)"),
