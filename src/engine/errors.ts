@@ -5,7 +5,8 @@ export const ENGINE_ERROR_CODES = {
   // calls
   BAD_ARGUMENT: "an option or an argument is outside what is allowed",
   TOKEN_OUT_OF_RANGE: "a token id is not in the model's vocabulary",
-  PROMPT_TOO_LONG: "a prompt leaves no room in the context or in the key-value cache",
+  PROMPT_TOO_LONG: "a prompt leaves no room in the context",
+  CACHE_TOO_SMALL: "a prompt and its longest completion do not fit the key-value cache",
   SEQUENCE_TOO_LONG: "a path of a token forest is longer than the model's context",
   BATCH_TOO_LARGE: "a tree of a token forest does not fit a micro-batch",
   UNKNOWN_TENSOR: "no tensor of the model has this name",
@@ -27,6 +28,8 @@ export const ENGINE_ERROR_CODES = {
   MODEL_UNSUPPORTED: "the model computes something this engine does not",
   MODEL_TENSORS: "the tensors contradict config.json",
   SAFETENSORS: "a safetensors file or index is malformed",
+  STATE: "a folder of saved state is damaged, incomplete or of another model",
+  FOLDER_EXISTS: "a folder to be written holds other files already",
 } as const;
 
 export type EngineErrorCode = keyof typeof ENGINE_ERROR_CODES;
@@ -36,7 +39,6 @@ export class EngineError extends ActError {
   override readonly name = "EngineError";
   declare readonly code: EngineErrorCode;
 
-  // biome-ignore lint/complexity/noUselessConstructor: narrows the code's type
   constructor(code: EngineErrorCode, message: string, options: { hint?: string; cause?: unknown } = {}) {
     super(code, message, options);
   }
