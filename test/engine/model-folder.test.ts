@@ -5,7 +5,6 @@ import { fileURLToPath } from "node:url";
 import { afterAll, describe, expect, it } from "vitest";
 import { EngineError } from "../../src/engine/errors.js";
 import { openModelFolder } from "../../src/engine/model-folder.js";
-import { saveModelFolder } from "../../src/engine/model-save.js";
 import {
   readSafetensorsHeader,
   readStoredTensor,
@@ -176,33 +175,5 @@ describe("openModelFolder", () => {
     expect((await failure(path)).message).toContain("twice");
     writeFileSync(index, "{");
     expect((await failure(path)).code).toBe("SAFETENSORS");
-  });
-});
-
-describe("saveModelFolder", () => {
-  it("writes a folder that reads back the same", async () => {
-    const source = copyOf("qwen2");
-    writeFileSync(join(source, "tokenizer.json"), "{}");
-    const model = await openModelFolder(source);
-    const target = join(root, "saved");
-    const read = async (name: string) => readStoredTensor(model.tensors.get(name)!);
-    await saveModelFolder(target, { config: model.config, dtype: "BF16", companions: model.companions, read });
-    const saved = await openModelFolder(target);
-    expect(saved.config).toEqual(model.config);
-    expect([...saved.companions.keys()]).toEqual(["tokenizer.json"]);
-    for (const [name, tensor] of model.tensors)
-      expect(Buffer.compare(await readStoredTensor(tensor), await readStoredTensor(saved.tensors.get(name)!))).toBe(0);
-  });
-
-  it("leaves no model behind when a tensor cannot be read", async () => {
-    const model = await openModelFolder(join(GOLDEN, "qwen2"));
-    const target = join(root, "failed");
-    const read = async (name: string) => {
-      if (name === "model.norm.weight") throw new Error("gone");
-      return readStoredTensor(model.tensors.get(name)!);
-    };
-    const save = saveModelFolder(target, { config: model.config, dtype: "BF16", companions: new Map(), read });
-    await expect(save).rejects.toThrow("gone");
-    expect(await failure(target)).toMatchObject({ code: "MODEL_NOT_FOUND" });
   });
 });
