@@ -74,7 +74,11 @@ export async function collect(
       tasks.length,
       options.concurrency,
       (index, signal) => demonstrate(provider, tasks[index] as string, options, signal),
-      { signal: context.signal, onDone: (done) => context.onProgress?.(done, tasks.length, "") },
+      {
+        signal: context.signal,
+        onDone: (done) => context.onProgress?.(done, tasks.length, ""),
+        durable: (result) => result.outcome !== "environment_failed",
+      },
     );
     const results = partial.inOrder();
     const file = join(context.folder, EXPERT_FILE);

@@ -49,9 +49,14 @@ export class PartialResults<T> {
     return this.#before + (performance.now() - this.#began) / 1000;
   }
 
-  /** Keeps a finished item. Writes one after the other, whoever calls. */
-  async add(index: number, item: T): Promise<void> {
+  /**
+   * Keeps a finished item. Writes one after the other, whoever calls.
+   *
+   * @param durable False: only for this session; a resumed one does it again.
+   */
+  async add(index: number, item: T, durable = true): Promise<void> {
     this.#items.set(index, item);
+    if (!durable) return;
     const write = this.#tail.then(() =>
       this.#journal.append({ index, seconds: this.seconds, item: item as JournalValue }),
     );
@@ -116,7 +121,12 @@ export async function runResumable<T>(
   count: number,
   concurrency: number,
   work: (index: number, signal: AbortSignal) => Promise<T>,
-  options: { readonly signal?: AbortSignal | undefined; readonly onDone?: ((done: number) => void) | undefined } = {},
+  options: {
+    readonly signal?: AbortSignal | undefined;
+    readonly onDone?: ((done: number) => void) | undefined;
+    /** Whether a resumed session may take the item as it is; default: always. */
+    readonly durable?: (item: T) => boolean;
+  } = {},
 ): Promise<void> {
   options.signal?.throwIfAborted();
   const controller = new AbortController();
@@ -128,7 +138,8 @@ export async function runResumable<T>(
       if (partial.has(index)) continue;
       controller.signal.throwIfAborted();
       try {
-        await partial.add(index, await work(index, controller.signal));
+        const item = await work(index, controller.signal);
+        await partial.add(index, item, options.durable?.(item) ?? true);
       } catch (cause) {
         controller.abort(cause);
         throw cause;

@@ -6,9 +6,13 @@ import type { AdamWOptions, Policy } from "../engine/policy.js";
 import type { Dialogue } from "../rollouts/dialogue.js";
 import { learningRateFactor, scheduleSchema } from "./schedule.js";
 
-/** A {@link Policy} that can be stopped and gone on with, bit for bit. `Engine` is one. */
+/**
+ * A {@link Policy} that can be stopped and gone on with, bit for bit. `Engine` is one.
+ *
+ * Folders are made by these methods and appear whole or not at all; an earlier one of the same kind is replaced.
+ */
 export interface TrainablePolicy extends Policy {
-  /** Writes weights, optimizer state and step counter into an empty folder. */
+  /** Writes weights, optimizer state and step counter. */
   saveState(dir: string): Promise<void>;
   /** Takes up what {@link TrainablePolicy.saveState} wrote. */
   loadState(dir: string): Promise<void>;

@@ -5,7 +5,7 @@
  * A checkpoint holds that state, the engine's state and the lengths of the journals. A resumed run cuts the journals
  * back to those lengths and goes on. What depends on the clock is in `timing.jsonl`, never in `metrics.jsonl`.
  */
-import { mkdir, rename, rm } from "node:fs/promises";
+import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import { withFileErrors } from "../data/files.js";
@@ -111,10 +111,9 @@ export async function runTrainingLoop<S>(loop: TrainingLoop<S>): Promise<Trainin
     if (savedStep === step) return;
     for (const journal of [metrics, timing, samples]) await journal.sync();
     const journals = { metrics: metrics.length, timing: timing.length, samples: samples.length };
-    await checkpoints.save(step, { stage: state, journals, above }, async (target) => {
-      await mkdir(join(target, "engine"));
-      await policy.saveState(join(target, "engine"));
-    });
+    await checkpoints.save(step, { stage: state, journals, above }, (target) =>
+      policy.saveState(join(target, "engine")),
+    );
     savedStep = step;
   };
 
@@ -144,7 +143,9 @@ export async function runTrainingLoop<S>(loop: TrainingLoop<S>): Promise<Trainin
   } finally {
     for (const journal of [metrics, timing, samples]) await journal.close();
   }
-  return { model: await saveModel(policy, folder), resumedFrom: saved?.step ?? 0 };
+  const model = join(folder, MODEL_FOLDER);
+  await policy.saveModel(model);
+  return { model, resumedFrom: saved?.step ?? 0 };
 }
 
 async function oneStep<S>(loop: TrainingLoop<S>, step: number, state: S): Promise<StepResult<S>> {
@@ -187,24 +188,4 @@ export function assertFinite(values: Readonly<Record<string, number>>, step: num
       throw new ActError("TRAINING_NOT_FINITE", `Step ${step + 1}: ${name} is ${value}.`, {
         hint: "Lower the learning rate, or go on from an earlier checkpoint.",
       });
-}
-
-/** Saves the model under its name only when it is whole. */
-async function saveModel(policy: TrainablePolicy, folder: string): Promise<string> {
-  const model = join(folder, MODEL_FOLDER);
-  const temporary = join(folder, `.${MODEL_FOLDER}.${process.pid}`);
-  await withFileErrors("writing", model, async () => {
-    await rm(temporary, { recursive: true, force: true });
-    await mkdir(temporary);
-  });
-  try {
-    await policy.saveModel(temporary);
-    await withFileErrors("writing", model, async () => {
-      await rm(model, { recursive: true, force: true });
-      await rename(temporary, model);
-    });
-  } finally {
-    await rm(temporary, { recursive: true, force: true });
-  }
-  return model;
 }

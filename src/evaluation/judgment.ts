@@ -1,0 +1,75 @@
+/**
+ * Figures of a judge from its verdicts on pairs, every pair asked in both orders.
+ */
+import type { JudgmentRecord, PairRecord } from "../data/records.js";
+import { canonicalizeAction } from "../prompts/action-text.js";
+import { wilson } from "./statistics.js";
+import type { JudgmentResult } from "./summary.js";
+
+/**
+ * - `inadmissible`: the environment would not accept it;
+ * - `near-miss`: same first word as the expert's action (the same verb with another object);
+ * - `other`: everything else.
+ */
+export type AlternativeKind = "inadmissible" | "near-miss" | "other";
+
+/** Kind of a pair's alternative. One whose admissibility is not known is `near-miss` or `other`. */
+export function alternativeKind(pair: PairRecord): AlternativeKind {
+  if (pair.alternative_admissible === false) return "inadmissible";
+  const verb = (action: string): string | undefined => canonicalizeAction(action).split(/[ [(]/u)[0];
+  return verb(pair.alternative) === verb(pair.expert_action) ? "near-miss" : "other";
+}
+
+/**
+ * Accuracy, position bias and swap consistency.
+ *
+ * Accuracy is over all verdicts (two a pair). Its interval is Wilson's over pairs, not verdicts: the two verdicts on a
+ * pair are not independent, so the effective number is taken to be that of the pairs.
+ *
+ * @param judgments Two for each pair, one an order; those of other pairs are ignored.
+ * @param seconds Wall-clock of judging.
+ */
+export function judgmentResult(
+  pairs: readonly PairRecord[],
+  judgments: readonly JudgmentRecord[],
+  seconds: number,
+): JudgmentResult {
+  const byPair = new Map<string, JudgmentRecord[]>();
+  for (const judgment of judgments) byPair.set(judgment.pair_id, [...(byPair.get(judgment.pair_id) ?? []), judgment]);
+  const asked = pairs.filter((pair) => byPair.get(pair.id)?.length === 2);
+  const all = asked.flatMap((pair) => byPair.get(pair.id) ?? []);
+  const right = all.filter((j) => j.picked === "expert").length;
+  const picks = all.filter((j) => j.picked === "expert" || j.picked === "alternative");
+  const first = picks.filter((j) => (j.picked === "expert") === j.expert_first).length;
+  const consistent = asked.filter((pair) => {
+    const [one, other] = byPair.get(pair.id) ?? [];
+    return one?.picked === other?.picked && (one?.picked === "expert" || one?.picked === "alternative");
+  }).length;
+  const kinds: Record<string, { pairs: number; accuracy: number }> = {};
+  for (const kind of ["inadmissible", "near-miss", "other"] as const) {
+    const inside = asked.filter((pair) => alternativeKind(pair) === kind);
+    if (inside.length === 0) continue;
+    const verdicts = inside.flatMap((pair) => byPair.get(pair.id) ?? []);
+    const accuracy = verdicts.filter((j) => j.picked === "expert").length / verdicts.length;
+    kinds[kind] = { pairs: inside.length, accuracy };
+  }
+  const accuracy = share(right, all.length);
+  const { low, high } = wilson(Math.round(accuracy * asked.length), asked.length);
+  return {
+    accuracy,
+    low: Math.min(low, accuracy),
+    high: Math.max(high, accuracy),
+    consistency: share(consistent, asked.length),
+    first_share: picks.length === 0 ? 0.5 : first / picks.length,
+    malformed: share(all.filter((j) => j.picked === "malformed").length, all.length),
+    truncated: share(all.filter((j) => j.truncated).length, all.length),
+    pairs: asked.length,
+    by_alternative: kinds,
+    seconds,
+  };
+}
+
+/** A share of nothing is 0. */
+function share(part: number, whole: number): number {
+  return whole === 0 ? 0 : part / whole;
+}

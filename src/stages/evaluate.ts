@@ -1,0 +1,198 @@
+/**
+ * `evaluate`: success of a policy on frozen panels, written to `episodes.<panel>.jsonl`.
+ */
+import { mkdir, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { z } from "zod";
+import { withFileErrors } from "../data/files.js";
+import { writeJsonl } from "../data/jsonl.js";
+import type { EpisodeRecord, HeaderFields } from "../data/records.js";
+import { writeRecords } from "../data/records-file.js";
+import type { EnvironmentProvider } from "../environments/environment.js";
+import { panelResult } from "../evaluation/panel.js";
+import type { PanelResult } from "../evaluation/summary.js";
+import { type Episode, totalReward } from "../rollouts/episode.js";
+import { episodeForm } from "../rollouts/form.js";
+import { deriveSeed } from "../rollouts/random.js";
+import { type EpisodeRequest, rollout } from "../rollouts/rollout.js";
+import { noData } from "./collect.js";
+import { playShape } from "./reinforce-episodes.js";
+import { PartialResults } from "./resumable.js";
+import {
+  type ModelIdentity,
+  promptRecord,
+  type StageContext,
+  samplingOptions,
+  samplingRecord,
+  samplingSchema,
+  seedSchema,
+} from "./stage.js";
+import type { Agent } from "./trainable.js";
+
+export const evaluateSchema = z.strictObject({
+  ...playShape,
+  panels: z
+    .record(z.string().regex(/^[\w-]+$/u, "letters, digits, - and _"), z.string())
+    .refine((panels) => Object.keys(panels).length > 0, "at least one panel")
+    .describe("panels played: name in the results -> panel of the environment"),
+  tasks: z.number().int().min(1).nullable().default(null).describe("first tasks of each panel; null: all"),
+  repeats: z.number().int().min(1).default(1).describe("episodes of each task"),
+  sampling: samplingSchema.prefault({ temperature: 0.4 }).describe("how actions are sampled"),
+  examples: z.number().int().min(0).default(4).describe("episodes of each panel kept in full for readers"),
+  seed: seedSchema,
+});
+export type EvaluateOptions = z.infer<typeof evaluateSchema>;
+
+/** An episode in words, for readers. */
+export interface ExampleEpisode {
+  readonly task_id: string;
+  readonly task: string;
+  readonly outcome: string;
+  readonly steps: readonly {
+    readonly observation: string;
+    readonly reply: string;
+    readonly action: string | null;
+    readonly accepted: boolean;
+  }[];
+  readonly final_observation: string;
+}
+
+export interface EvaluateResult {
+  /** By the names of `panels`. */
+  readonly panels: Readonly<Record<string, { readonly file: string; readonly result: PanelResult }>>;
+}
+
+interface PlayedEpisode {
+  readonly record: EpisodeRecord;
+  readonly example: ExampleEpisode | null;
+}
+
+/** @throws ActError `STAGE_NO_DATA`; EnvironmentError for an unknown panel; the policy's errors; abort reasons. */
+export async function evaluate(
+  agent: Agent,
+  model: ModelIdentity,
+  provider: EnvironmentProvider,
+  options: EvaluateOptions,
+  context: StageContext,
+): Promise<EvaluateResult> {
+  const panels: Record<string, { file: string; result: PanelResult }> = {};
+  for (const name of Object.keys(options.panels))
+    panels[name] = await evaluatePanel(name, agent, model, provider, options, context);
+  return { panels };
+}
+
+/** File of a panel's episodes in a stage's folder. */
+export function episodesFile(name: string): string {
+  return `episodes.${name}.jsonl`;
+}
+
+/** File of a panel's examples in a stage's folder. */
+export function examplesFile(name: string): string {
+  return `examples.${name}.jsonl`;
+}
+
+async function evaluatePanel(
+  name: string,
+  agent: Agent,
+  model: ModelIdentity,
+  provider: EnvironmentProvider,
+  options: EvaluateOptions,
+  context: StageContext,
+): Promise<{ file: string; result: PanelResult }> {
+  const panel = await provider.panel(options.panels[name] as string);
+  const tasks = panel.tasks.slice(0, options.tasks ?? undefined);
+  if (tasks.length === 0) throw noData(`panel ${panel.id} has no tasks`);
+  const requests: EpisodeRequest[] = Array.from({ length: options.repeats }, (_, repeat) => repeat).flatMap((repeat) =>
+    tasks.map((taskId, t) => ({ index: repeat * tasks.length + t, taskId })),
+  );
+  // A folder for each panel's half-done work: panels are played one after the other.
+  const folder = join(context.folder, `.${name}`);
+  await withFileErrors("making", folder, () => mkdir(folder, { recursive: true }));
+  const partial = await PartialResults.open<PlayedEpisode>(folder, context.configHash);
+  const stepLimit = options.stepLimit ?? provider.stepLimit;
+  const pending: Promise<void>[] = [];
+  try {
+    await rollout(
+      requests.filter((r) => !partial.has(r.index)),
+      {
+        policy: agent.policy,
+        provider,
+        form: episodeForm(options.shown, agent.dialogue),
+        sampling: samplingOptions(options.sampling, agent.dialogue),
+        seed: deriveSeed(options.seed, "evaluate", name),
+        stepLimit,
+        timeLimit: options.timeLimit,
+        environmentTimeLimit: options.environmentTimeLimit,
+        admissible: options.admissible ?? agent.dialogue.listsAdmissible,
+        malformedLimit: options.malformedLimit,
+        concurrency: options.concurrency,
+        retries: options.retries,
+        signal: context.signal,
+        onEpisode: (episode) => {
+          const repeat = Math.floor(episode.index / tasks.length);
+          const example = episode.index < options.examples ? exampleOf(episode) : null;
+          const played = { record: recordOf(episode, repeat), example };
+          const kept = partial.add(episode.index, played, episode.outcome !== "environment_failed");
+          kept.catch(() => undefined);
+          pending.push(kept);
+          context.onProgress?.(partial.size, requests.length, name);
+        },
+      },
+    );
+    await Promise.all(pending);
+    const played = partial.inOrder();
+    const records = played.map((p) => p.record);
+    const header: HeaderFields<"episodes"> = {
+      environment: { name: provider.name, version: provider.version },
+      panel: { id: panel.id, hash: panel.hash },
+      model: { id: model.id, weight_hash: model.weightHash },
+      prompt: promptRecord(agent.dialogue),
+      sampling: samplingRecord(options.sampling, options.seed),
+      form: options.shown,
+      step_limit: stepLimit,
+      config_hash: context.configHash,
+    };
+    const file = join(context.folder, episodesFile(name));
+    await writeRecords(file, "episodes", header, records);
+    await writeJsonl(
+      join(context.folder, examplesFile(name)),
+      played.flatMap((p) => (p.example === null ? [] : [p.example])),
+    );
+    const result = panelResult(header, records, partial.seconds);
+    await partial.finish();
+    await rm(folder, { recursive: true, force: true });
+    return { file, result };
+  } finally {
+    await partial.close();
+  }
+}
+
+function recordOf(episode: Episode, repeat: number): EpisodeRecord {
+  const { steps } = episode;
+  const fault = episode.outcome === "environment_failed" ? (episode.faults.at(-1)?.code ?? null) : null;
+  return {
+    task_id: episode.taskId,
+    category: episode.category === "" ? null : episode.category,
+    repeat,
+    outcome: episode.outcome,
+    truncation: episode.truncation,
+    steps: steps.length,
+    score: episode.score,
+    reward: totalReward(episode),
+    tokens: steps.reduce((sum, s) => sum + s.completion.tokens.length, 0),
+    malformed: steps.filter((s) => s.action === null).length,
+    rejected: steps.filter((s) => s.action !== null && !s.accepted).length,
+    actions: steps.map((s) => s.action),
+    fault,
+  };
+}
+
+function exampleOf(episode: Episode): ExampleEpisode {
+  return {
+    task_id: episode.taskId,
+    task: episode.task,
+    outcome: episode.outcome,
+    steps: episode.steps.map(({ observation, reply, action, accepted }) => ({ observation, reply, action, accepted })),
+    final_observation: episode.finalObservation,
+  };
+}
