@@ -46,29 +46,52 @@ export interface Objective {
 
 /** Settings by which a configuration changes an objective; unknown keys are errors. */
 export const objectiveSettingsSchema = z.strictObject({
-  name: z.enum(objectiveNames),
-  advantage: z.enum(advantageEstimators).optional(),
+  name: z.enum(objectiveNames).describe("preset that the other settings change, see docs/objectives.md"),
+  advantage: z.enum(advantageEstimators).optional().describe("advantage of a sample within its group"),
   clip: z
-    .strictObject({ low: z.number().positive().max(1), high: z.number().positive() })
+    .strictObject({
+      low: z.number().positive().max(1).describe("distance below ratio 1"),
+      high: z.number().positive().describe("distance above ratio 1"),
+    })
     .nullable()
-    .optional(),
-  aggregation: z.enum(aggregations).optional(),
-  normalizationLength: z.number().int().positive().nullable().optional(),
+    .optional()
+    .describe("clipping of the ratio; null: none"),
+  aggregation: z.enum(aggregations).optional().describe("weight of a token"),
+  normalizationLength: z
+    .number()
+    .int()
+    .positive()
+    .nullable()
+    .optional()
+    .describe("tokens that `seq-mean-token-sum-norm` divides by"),
   kl: z
     .strictObject({
-      coefficient: z.number().nonnegative().optional(),
-      estimator: z.enum(["k1", "k2", "k3"]).optional(),
+      coefficient: z.number().nonnegative().optional().describe("weight of the KL to the reference policy; 0: none"),
+      estimator: z.enum(["k1", "k2", "k3"]).optional().describe("how KL is estimated from a token"),
     })
-    .optional(),
-  entropyCoefficient: z.number().nonnegative().optional(),
-  dynamicSampling: z.boolean().optional(),
-  truncation: z.enum(["drop", "zero", "penalize"]).optional(),
-  truncationPenalty: z.number().optional(),
+    .optional()
+    .describe("KL term of the loss"),
+  entropyCoefficient: z.number().nonnegative().optional().describe("weight of the entropy bonus"),
+  dynamicSampling: z.boolean().optional().describe("replace groups whose rewards are all equal"),
+  truncation: z
+    .enum(["drop", "zero", "penalize"])
+    .optional()
+    .describe("what becomes of samples cut by the token limit"),
+  truncationPenalty: z.number().optional().describe("reward of a cut sample under `penalize`"),
   overlong: z
-    .strictObject({ maxLength: z.number().int().positive(), cacheLength: z.number().int().positive() })
+    .strictObject({
+      maxLength: z.number().int().positive().describe("tokens at which the penalty reaches -1"),
+      cacheLength: z.number().int().positive().describe("tokens over which it grows"),
+    })
     .nullable()
-    .optional(),
-  importanceCap: z.number().positive().nullable().optional(),
+    .optional()
+    .describe("penalty for long samples; null: none"),
+  importanceCap: z
+    .number()
+    .positive()
+    .nullable()
+    .optional()
+    .describe("cap of importance weights where sampling was not at temperature 1, untruncated; null: no weights"),
 });
 
 export type ObjectiveSettings = z.infer<typeof objectiveSettingsSchema>;

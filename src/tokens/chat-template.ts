@@ -216,10 +216,15 @@ export class ChatTemplate {
     }
   }
 
-  /** What follows the first control token of an assistant's tail: a stopped completion ends with that very token. */
+  /**
+   * What follows the token that ends an assistant's turn: a stopped completion ends with it already. Where the template
+   * writes none, the first control token marks the next turn and stays.
+   */
   #withoutEndOfTurn(tail: string): string {
     const first = this.#firstControlToken(tail);
-    return first === null ? tail : tail.slice(first.at + first.token.length);
+    if (first === null) return tail;
+    const id = this.tokenizer.specialTokens.get(first.token);
+    return id !== undefined && this.stopTokens.includes(id) ? tail.slice(first.at + first.token.length) : tail;
   }
 
   #firstControlToken(text: string): { token: string; at: number } | null {

@@ -108,6 +108,12 @@ describe("the suffix between turns", () => {
     expect(await tokenizer.decode(stopped)).toBe("\n<|im_start|>user\nb<|im_end|>\n<|im_start|>assistant\n");
   });
 
+  it("keeps a role marker that is no end of turn", () => {
+    const roles = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}{% endfor %}";
+    const suffix = ChatTemplate.fromSource(roles, tokenizer).turnSuffix([user("a"), assistant(""), user("b")]);
+    expect(suffix).toEqual({ afterCut: "<|im_start|>user\nb", afterStop: "<|im_start|>user\nb" });
+  });
+
   it("refuses a conversation without a next turn, and a template that forgets turns", () => {
     const refused = expect.objectContaining({ code: "TEMPLATE_NOT_APPENDABLE" });
     expect(() => template("markers").turnSuffix([user("a")])).toThrowError(refused);
@@ -196,11 +202,19 @@ if (!present) console.log("skipped: SmolLM2's template, as ../shared/models is n
 describe.skipIf(!present)("SmolLM2-135M-Instruct", () => {
   it("gives prompts of the recorded length, and stable prefixes", async () => {
     const chat = await ChatTemplate.load(await Tokenizer.load(smol));
-    const rows: { prompt: string; n_prompt_tokens: number }[] = JSON.parse(readFileSync(reference, "utf8"));
+    const rows: { prompt: string; n_prompt_tokens: number; greedy_fp32_ids: number[]; text: string }[] = JSON.parse(
+      readFileSync(reference, "utf8"),
+    );
     expect(rows.length).toBeGreaterThan(0);
     for (const { prompt, n_prompt_tokens } of rows)
       expect(await chat.encode([user(prompt)])).toHaveLength(n_prompt_tokens);
     expect(chat.isPrefixStable).toBe(true);
     expect(chat.stopTokens).toEqual([2]);
+
+    const { bytes, offsets } = chat.tokenizer.tokenBytes();
+    for (const { text, greedy_fp32_ids } of rows) {
+      const joined = Buffer.concat(greedy_fp32_ids.map((id) => bytes.subarray(offsets[id], offsets[id + 1])));
+      expect(joined.toString("utf8")).toBe(text);
+    }
   });
 });
