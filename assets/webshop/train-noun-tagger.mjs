@@ -17,8 +17,15 @@ const SMALLEST = 1;
 
 const [path] = process.argv.slice(2);
 if (path === undefined) throw new Error("Give the path of title_nouns.jsonl.gz.");
-const rows = gunzipSync(readFileSync(path)).toString("utf8").trim().split("\n").map((line) => JSON.parse(line));
-const titles = rows.filter((row) => !row.in_products).map(label).filter((title) => title !== null);
+const rows = gunzipSync(readFileSync(path))
+  .toString("utf8")
+  .trim()
+  .split("\n")
+  .map((line) => JSON.parse(line));
+const titles = rows
+  .filter((row) => !row.in_products)
+  .map(label)
+  .filter((title) => title !== null);
 
 /** Words of a title, each with whether it is the next noun of the table; null where a noun is no word of ours. */
 function label({ name, nouns }) {

@@ -9,8 +9,12 @@ import { EnvironmentError } from "../environment.js";
 
 const QUOTE = 0x22;
 const BACKSLASH = 0x5c;
-const OPEN = new Set([0x5b, 0x7b]);
-const CLOSE = new Set([0x5d, 0x7d]);
+const OPEN_ARRAY = 0x5b;
+const CLOSE_ARRAY = 0x5d;
+const OPEN_OBJECT = 0x7b;
+const CLOSE_OBJECT = 0x7d;
+/** White space and the comma: what may stand around the elements. */
+const BETWEEN = new Set([0x20, 0x09, 0x0a, 0x0d, 0x2c]);
 
 /**
  * The elements of the top-level array of a JSON file, in order, as {value, text}.
@@ -19,51 +23,68 @@ const CLOSE = new Set([0x5d, 0x7d]);
  * Throws {@link EnvironmentError} with code `ENVIRONMENT_BAD_DATA` when the file is missing, no array of objects, or
  * ends early.
  */
-export async function* jsonRecords(
+export async function* jsonRecords(path: string, hash?: Hash): AsyncGenerator<JsonRecord> {
+  yield* splitRecords(path, fileChunks(path), hash);
+}
+
+/** An element of the array: its value, and its text as it stands in the file. */
+export interface JsonRecord {
+  readonly value: Record<string, unknown>;
+  readonly text: string;
+}
+
+/** {@link jsonRecords} of bytes that come in pieces. @param path names the file in errors. */
+export async function* splitRecords(
   path: string,
+  chunks: AsyncIterable<Buffer> | Iterable<Buffer>,
   hash?: Hash,
-): AsyncGenerator<{ readonly value: Record<string, unknown>; readonly text: string }> {
-  let depth = 0;
+): AsyncGenerator<JsonRecord> {
+  let depth = 0; // 1 between the objects of the array, 2 and more inside one
   let inString = false;
   let escaped = false;
   let sawArray = false;
   let count = 0;
   let pending: Buffer[] = [];
-  for await (const chunk of fileChunks(path)) {
+  for await (const chunk of chunks) {
     hash?.update(chunk);
-    let from = depth >= 2 ? 0 : -1;
+    let from = 0;
     for (let i = 0; i < chunk.length; i++) {
       const byte = chunk[i]!;
-      if (inString) {
+      if (depth < 2) {
+        if (BETWEEN.has(byte)) continue;
+        if (depth === 0 && byte === OPEN_ARRAY && !sawArray) sawArray = true;
+        else if (depth === 1 && byte === OPEN_OBJECT) from = i;
+        else if (depth === 1 && byte === CLOSE_ARRAY) {
+          depth = 0;
+          continue;
+        } else {
+          throw badData(
+            path,
+            `expected one array of objects, got ${describe(chunk.toString("utf8", i, i + 20))} ${place(sawArray, count)}`,
+          );
+        }
+        depth++;
+      } else if (inString) {
         if (escaped) escaped = false;
         else if (byte === BACKSLASH) escaped = true;
         else if (byte === QUOTE) inString = false;
-      } else if (byte === QUOTE) {
-        if (depth < 2) throw badData(path, `expected an array of objects, got a string outside of an object`);
-        inString = true;
-      } else if (OPEN.has(byte)) {
-        if (depth === 0 && byte !== 0x5b) throw badData(path, "expected an array of objects, got an object");
-        if (depth === 0 && sawArray) throw badData(path, "expected one array of objects, got a second one");
-        if (depth === 1 && byte !== 0x7b) throw badData(path, `expected an object as element ${count}, got an array`);
-        if (depth === 1) from = i;
-        depth++;
-        sawArray = true;
-      } else if (CLOSE.has(byte)) {
-        depth--;
-        if (depth < 0) throw badData(path, "a bracket closes what was never opened");
-        if (depth === 1) {
-          pending.push(chunk.subarray(from, i + 1));
-          const text = Buffer.concat(pending).toString("utf8");
-          yield { value: parseRecord(path, count++, text), text };
-          pending = [];
-          from = -1;
-        }
+      } else if (byte === QUOTE) inString = true;
+      else if (byte === OPEN_OBJECT || byte === OPEN_ARRAY) depth++;
+      else if ((byte === CLOSE_OBJECT || byte === CLOSE_ARRAY) && --depth === 1) {
+        pending.push(chunk.subarray(from, i + 1));
+        const text = Buffer.concat(pending).toString("utf8");
+        pending = [];
+        yield { value: parseRecord(path, count++, text), text };
       }
     }
-    if (depth >= 2 && from >= 0) pending.push(chunk.subarray(from));
+    if (depth >= 2) pending.push(chunk.subarray(from));
   }
-  if (!sawArray) throw badData(path, "expected an array of objects, got none");
-  if (depth !== 0) throw badData(path, `the file ends inside element ${count}`);
+  if (!sawArray) throw badData(path, "expected an array of objects, got an empty file");
+  if (depth !== 0) throw badData(path, `the file ends inside the array, after ${count} whole elements`);
+}
+
+function place(sawArray: boolean, count: number): string {
+  return sawArray ? `after element ${count - 1}` : "at the start";
 }
 
 async function* fileChunks(path: string): AsyncGenerator<Buffer> {

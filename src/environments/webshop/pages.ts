@@ -8,7 +8,10 @@ import type { Product } from "./catalog.js";
 import { floatRepr, jinjaJson, strip } from "./python-text.js";
 
 /** What a node is inside of. */
-type NodeKind = "text" | "button" | "link" | "option";
+type NodeKind = "text" | "instruction" | "button" | "link" | "option";
+
+/** Which kind of page it is. */
+export type PageKind = "search" | "results" | "item" | "tab" | "done";
 
 interface PageNode {
   readonly kind: NodeKind;
@@ -23,6 +26,7 @@ export type Clickable =
   | { readonly kind: "option"; readonly name: string };
 
 export interface Page {
+  readonly kind: PageKind;
   readonly nodes: readonly PageNode[];
   readonly hasSearchBar: boolean;
   /** By label, in the order in which the environment lists them. */
@@ -45,34 +49,41 @@ class NodeList {
     return this;
   }
 
-  toPage(hasSearchBar: boolean, options?: Product["options"]): Page {
+  toPage(kind: PageKind, options?: Product["options"]): Page {
     // Buttons first, then links, then options; a repeated label keeps its place but goes to the last one.
     const clickables = new Map<string, Clickable>();
-    for (const kind of ["button", "link"] as const) {
-      for (const node of this.nodes) if (node.kind === kind) clickables.set(node.text.toLowerCase(), { kind });
+    for (const clicked of ["button", "link"] as const) {
+      for (const node of this.nodes) {
+        if (node.kind === clicked) clickables.set(node.text.toLowerCase(), { kind: clicked });
+      }
     }
     for (const [name, values] of options ?? []) {
       for (const value of values) clickables.set(value, { kind: "option", name });
     }
-    return { nodes: this.nodes, hasSearchBar, clickables };
+    return { kind, nodes: this.nodes, hasSearchBar: kind === "search", clickables };
   }
 }
 
 export function searchPage(instruction: string): Page {
-  return new NodeList().push("WebShop").push("Instruction: ").push(instruction).push("Search", "button").toPage(true);
+  return new NodeList()
+    .push("WebShop")
+    .push("Instruction: ", "instruction")
+    .push(instruction, "instruction")
+    .push("Search", "button")
+    .toPage("search");
 }
 
 /** @param products those of this page; @param total of all pages. */
 export function resultsPage(instruction: string, products: readonly Product[], page: number, total: number): Page {
   const list = new NodeList()
-    .push("Instruction:")
-    .push(instruction)
+    .push("Instruction:", "instruction")
+    .push(instruction, "instruction")
     .push("Back to Search", "button")
     .push(`Page ${page} (Total results: ${total})`);
   if (page > 1) list.push("< Prev", "button");
   list.push("Next >", "button");
   for (const { asin, name, priceTag } of products) list.push(asin, "link").push(name).push(priceTag);
-  return list.toPage(false);
+  return list.toPage("results");
 }
 
 export function itemPage(instruction: string, product: Product, showAttributes: boolean): Page {
@@ -83,7 +94,7 @@ export function itemPage(instruction: string, product: Product, showAttributes: 
   }
   list.push(product.name).push(`Price: ${product.priceTag}`).push("Rating: N.A.");
   for (const tab of TABS) if (tab !== "Attributes" || showAttributes) list.push(tab, "button");
-  return list.push("Buy Now", "button").toPage(false, product.options);
+  return list.push("Buy Now", "button").toPage("item", product.options);
 }
 
 export function tabPage(instruction: string, product: Product, tab: Tab): Page {
@@ -94,13 +105,13 @@ export function tabPage(instruction: string, product: Product, tab: Tab): Page {
     for (const attribute of product.attributes) list.push(` ${attribute}`);
     list.push(product.category).push(product.query).push(product.productCategory);
   }
-  return list.toPage(false); // Reviews are always empty: the original loads none.
+  return list.toPage("tab"); // Reviews are always empty: the original loads none.
 }
 
 function itemHead(instruction: string): NodeList {
   return new NodeList()
-    .push("Instruction:")
-    .push(instruction)
+    .push("Instruction:", "instruction")
+    .push(instruction, "instruction")
     .push("Back to Search", "button")
     .push("< Prev", "button");
 }
@@ -114,12 +125,17 @@ export function donePage(asin: string, options: ReadonlyMap<string, string>, rew
   list.push("Target").push("asin").push("options").push("attrs").push("price upper").push("instuction text");
   list.push("category").push("product category").push("query").push("Goal ").push("None");
   list.push("Reward").push("Your score (min 0.0, max 1.0)").push(floatRepr(reward));
-  return list.push("Reward Details ").push("None").toPage(false);
+  return list.push("Reward Details ").push("None").toPage("done");
 }
 
 /** The page as the environment's mode `text` shows it: stripped nodes with ` [SEP] ` between. */
 export function plainText(page: Page): string {
   return page.nodes.map((node) => strip(node.text)).join(" [SEP] ");
+}
+
+/** The same page without the instruction, which the original repeats on every page. */
+export function withoutInstruction(page: Page): Page {
+  return { ...page, nodes: page.nodes.filter((node) => node.kind !== "instruction") };
 }
 
 /**
@@ -132,7 +148,7 @@ export function richText(page: Page, url: string, visited: ReadonlySet<string>):
   let lines = "";
   let clicked = "";
   for (const { kind, text } of page.nodes) {
-    if (kind === "text") lines += `${text}\n`;
+    if (kind === "text" || kind === "instruction") lines += `${text}\n`;
     else if (kind === "button") lines += `[button] ${text} [button_]\n`;
     else if (kind === "link") lines += `\n${mark(text, visited.has(text))}\n`;
     else {

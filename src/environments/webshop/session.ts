@@ -12,12 +12,14 @@ import {
   donePage,
   itemPage,
   type Page,
+  type PageKind,
   plainText,
   resultsPage,
   richText,
   searchPage,
   TABS,
   tabPage,
+  withoutInstruction,
 } from "./pages.js";
 import type { PythonRandom } from "./python-random.js";
 import { dictRepr, jsonDumps, stringRepr } from "./python-text.js";
@@ -89,6 +91,10 @@ export class WebShopSession {
     return this.#url;
   }
 
+  get pageKind(): PageKind {
+    return this.#page.kind;
+  }
+
   get hasSearchBar(): boolean {
     return this.#page.hasSearchBar;
   }
@@ -106,6 +112,12 @@ export class WebShopSession {
   /** The page in the original's mode `text_rich`. */
   get richText(): string {
     return richText(this.#page, this.#url, this.#visited);
+  }
+
+  /** The page in either mode, with or without the instruction that stands on every page. */
+  show(mode: "text" | "text_rich", instruction: "keep" | "drop"): string {
+    const page = instruction === "keep" ? this.#page : withoutInstruction(this.#page);
+    return mode === "text" ? plainText(page) : richText(page, this.#url, this.#visited);
   }
 
   /** Carries out an action in the grammar of {@link parseAction}. */
@@ -129,10 +141,10 @@ export class WebShopSession {
     const accepted = { ...NOTHING_DONE, accepted: true };
     if (label === "buy now") return { ...accepted, reward: this.#buy(), done: true };
     if (label === "back to search") this.#startOver();
-    else if (label === "next >" && this.#pageKind() === "search_results") this.#turnPage(+1);
-    else if (label === "< prev" && this.#pageKind() === "search_results") this.#turnPage(-1);
-    else if (label === "< prev" && this.#pageKind() === "item_page") this.#turnPage(0);
-    else if (label === "< prev" && this.#pageKind() === "item_sub_page") this.#showItem(label, clickable);
+    else if (label === "next >" && this.#urlKind() === "search_results") this.#turnPage(+1);
+    else if (label === "< prev" && this.#urlKind() === "search_results") this.#turnPage(-1);
+    else if (label === "< prev" && this.#urlKind() === "item_page") this.#turnPage(0);
+    else if (label === "< prev" && this.#urlKind() === "item_sub_page") this.#showItem(label, clickable);
     else if (TABS.some((tab) => tab.toLowerCase() === label)) this.#showTab(label);
     else this.#showItem(label, clickable);
     return accepted;
@@ -194,7 +206,7 @@ export class WebShopSession {
   }
 
   /** The kind of page that the URL names: keywords in it can mislead, as in the original. */
-  #pageKind(): string {
+  #urlKind(): string {
     return URL_MARKS.find((mark) => this.#url.includes(mark)) ?? "";
   }
 

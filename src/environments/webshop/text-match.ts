@@ -1,8 +1,8 @@
 /**
  * The fuzzy string match of WebShop's reward: thefuzz 0.19.0's `token_set_ratio` over Python's difflib.
  *
- * Of the packages at hand `fuzzball` has the same function, but other scores on a tenth of the recorded cases (a
- * different matcher and other token rules), so it is written out here.
+ * `fuzzball` has the same function, but gives 63 of the 490 recorded pairs of texts another score (19 with its difflib
+ * option), one of them across the threshold of a match; so it is written out here.
  */
 import { compareCodePoints, roundHalfEven } from "./python-text.js";
 

@@ -6,8 +6,10 @@
  * the recorded nouns is measured together with {@link tagNouns}.
  */
 
-const QUOTES = "'\"\u2018\u2019\u201a\u201b\u201c\u201d\u201e`\u00b4\u2032\u2033\u00ab\u00bb\u300c-\u300f\u3010\u3011\u300a\u300b\u3008\u3009\u27e6\u27e7";
-const PUNCTUATION = ",:;!?\u00bf\u00a1()\\[\\]{}<>_#*&\u3002\uff1f\uff01\uff0c\u3001\uff1b\uff1a\uff5e\u00b7\uff08\uff09";
+const QUOTES =
+  "'\"\u2018\u2019\u201a\u201b\u201c\u201d\u201e`\u00b4\u2032\u2033\u00ab\u00bb\u300c-\u300f\u3010\u3011\u300a\u300b\u3008\u3009\u27e6\u27e7";
+const PUNCTUATION =
+  ",:;!?\u00bf\u00a1()\\[\\]{}<>_#*&\u3002\uff1f\uff01\uff0c\u3001\uff1b\uff1a\uff5e\u00b7\uff08\uff09";
 const CURRENCY = "$\u00a3\u20ac\u00a5\u20b9\u20bd";
 const HYPHENS = "[-\u2013\u2014~]|--+|\u2014\u2014";
 // spaCy's icons: symbols of the category So, with the box drawings it adds.
@@ -15,7 +17,10 @@ const ICON = "[\\p{So}]";
 const UNITS =
   "km²|km³|km|m²|m³|dm²|dm³|dm|cm²|cm³|cm|mm²|mm³|mm|ha|µm|nm|yd|in|ft|kg|mg|µg|g|t|lb|oz|m/s|km/h|kmh|mph|hPa|Pa|mbar|mb|MB|kb|KB|gb|GB|tb|TB|T|G|M|K|m|%";
 
-const PREFIX = new RegExp(`^(?:[\u00a7%=\u2014\u2013]|\\+(?![0-9])|\\.\\.+|\u2026|[${PUNCTUATION}]|[${QUOTES}]|[${CURRENCY}]|${ICON})`, "u");
+const PREFIX = new RegExp(
+  `^(?:[\u00a7%=\u2014\u2013]|\\+(?![0-9])|\\.\\.+|\u2026|[${PUNCTUATION}]|[${QUOTES}]|[${CURRENCY}]|${ICON})`,
+  "u",
+);
 const SUFFIX = new RegExp(
   `(?:'[sS]|\u2019[sS]|[\u2014\u2013]|\\.\\.+|\u2026|[${PUNCTUATION}]|[${QUOTES}]|${ICON}|(?<=[0-9])\\+|(?<=\u00b0[FfCcKk])\\.|(?<=[0-9])[${CURRENCY}]|(?<=[0-9])(?:${UNITS})|(?<=[0-9\\p{Ll}%\u00b2\\-+${QUOTES}${PUNCTUATION}])\\.|(?<=\\p{Lu}\\p{Lu})\\.)$`,
   "u",
