@@ -83,6 +83,7 @@ export const objectiveSettingsSchema = z.strictObject({
       maxLength: z.number().int().positive().describe("tokens at which the penalty reaches -1"),
       cacheLength: z.number().int().positive().describe("tokens over which it grows"),
     })
+    .refine(({ maxLength, cacheLength }) => cacheLength <= maxLength, "cacheLength is larger than maxLength")
     .nullable()
     .optional()
     .describe("penalty for long samples; null: none"),
