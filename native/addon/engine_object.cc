@@ -200,7 +200,7 @@ Napi::Value EngineObject::load_tensor(const Napi::CallbackInfo& info) {
     const DType dtype = file_dtype(info[4]);
     const double expected = static_cast<double>(tensor_info(name).size()) * static_cast<double>(size_of(dtype));
     if (!(offset >= 0) || length != expected) {
-      throw Error("SHAPE_MISMATCH", "Tensor `" + name + "` takes " + std::to_string(static_cast<int64_t>(expected)) +
+      throw Error("MODEL_TENSORS", "Tensor `" + name + "` takes " + std::to_string(static_cast<int64_t>(expected)) +
                                         " bytes, but the file gives " + std::to_string(static_cast<int64_t>(length)) + ".");
     }
     Engine* engine = engine_.get();
@@ -233,7 +233,7 @@ Napi::Value EngineObject::write_tensor(const Napi::CallbackInfo& info) {
     const TensorKind kind = tensor_kind(info[1]);
     std::vector<float> values = float_array(info[2], "data");
     if (static_cast<int64_t>(values.size()) != tensor_info(name).size()) {
-      throw Error("SHAPE_MISMATCH", "Tensor `" + name + "` has " + std::to_string(tensor_info(name).size()) +
+      throw Error("BAD_ARGUMENT", "Tensor `" + name + "` has " + std::to_string(tensor_info(name).size()) +
                                         " values, got " + std::to_string(values.size()) + ".");
     }
     Engine* engine = engine_.get();

@@ -204,6 +204,11 @@ void Engine::admit_requests() {
     }
     GenerateRequest request = std::move(std::get<GenerateRequest>(at->what));
     at = pending_.erase(at);
+    // Whoever asks for statistics after the answer finds them up to date.
+    request.on_done = [this, answer = std::move(request.on_done)](const Error* error) {
+      publish();
+      answer(error);
+    };
     const auto on_done = request.on_done;
     try {
       scheduler_->add(std::move(request));
