@@ -2,7 +2,6 @@
 import { createHash } from "node:crypto";
 import { readdir } from "node:fs/promises";
 import { join, sep } from "node:path";
-import { throwIfAborted } from "../../errors.js";
 import { EnvironmentError, type Panel } from "../environment.js";
 import { parseGameFile, readBytes } from "./game.js";
 
@@ -47,12 +46,7 @@ export async function panelNamesOf(root: string): Promise<readonly string[]> {
  *
  * @throws EnvironmentError with code `ENVIRONMENT_BAD_DATA` when a game file cannot be read or there is none.
  */
-export async function readFolder(
-  root: string,
-  panel: string,
-  version: string,
-  signal?: AbortSignal,
-): Promise<GameFolder> {
+export async function readFolder(root: string, panel: string, version: string): Promise<GameFolder> {
   const games = (await findGames(join(root, panel === "all" ? "" : panel)))
     .map((game) => (panel === "all" ? game || "." : game === "" ? panel : `${panel}/${game}`))
     .sort();
@@ -60,7 +54,6 @@ export async function readFolder(
   const skipped: SkippedGame[] = [];
   const hash = createHash("sha256");
   for (const game of games) {
-    throwIfAborted(signal);
     const path = join(root, game, GAME_FILE);
     const bytes = await readBytes(path);
     const reason = whySkipped(game, () => parseGameFile(bytes, path).solvable);

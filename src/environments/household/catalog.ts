@@ -88,8 +88,9 @@ export const ROOMS: Readonly<Record<Room, RoomCatalog>> = {
   },
 };
 
-/** Receptacle classes that always open and close; those of the second set do so in most houses. */
+/** Receptacle classes that always open and close. */
 export const ALWAYS_OPENABLE: ReadonlySet<string> = new Set(["fridge", "microwave"]);
+/** Receptacle classes some of which open and close. */
 export const MOSTLY_OPENABLE: ReadonlySet<string> = new Set(["cabinet", "drawer"]);
 
 const words = (text: string): ReadonlySet<string> => new Set(text.split(" "));

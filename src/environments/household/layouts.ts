@@ -6,8 +6,9 @@ import { IntegerRandom } from "./random.js";
 /** Number of receptacles of each class, classes in alphabetical order. */
 export type Layout = readonly (readonly [receptacleClass: string, count: number])[];
 
-/** Layouts of each kind of room, and how many of them are kept out of training. */
+/** Layouts of each kind of room. */
 export const LAYOUTS_PER_ROOM = 48;
+/** How many of them are kept out of training. */
 export const HELD_OUT_LAYOUTS_PER_ROOM = 12;
 
 /** A layout as a text, e.g. `cabinet 2, fridge 1`: equal texts are equal layouts. */
