@@ -98,6 +98,7 @@ describe("an episode", () => {
     const bought = await environment.step("click[Buy Now]");
     expect(bought).toMatchObject({ terminated: true, truncated: false, accepted: true });
     expect(bought.observation).toContain(`Your score (min 0.0, max 1.0) [SEP] ${bought.reward === 0 ? "0.0" : ""}`);
+    expect(await environment.expertAction()).toBeNull();
     await expect(environment.step("search[more]")).rejects.toMatchObject({ code: "ENVIRONMENT_NO_EPISODE" });
   });
 
@@ -202,11 +203,10 @@ describe.each(["human", "synthetic"] as const)("the expert on %s goals", (goals)
         await environment.step("search[<a>]");
       }
       let last = 0;
-      for (let action = await environment.expertAction(); action !== null; ) {
+      for (let action = await environment.expertAction(); action !== null; action = await environment.expertAction()) {
         const transition = await environment.step(action);
         expect(transition.accepted, action).toBe(true);
         last = transition.score;
-        action = transition.terminated || transition.truncated ? null : await environment.expertAction();
       }
       expect(last, detour.join(" ")).toBe(1);
     }

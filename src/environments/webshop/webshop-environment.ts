@@ -36,6 +36,7 @@ export class WebShopEnvironment implements Environment {
   #session: WebShopSession | null = null;
   #plan: PurchasePlan | null | undefined;
   #steps = 0;
+  #ended = false;
   #closed = false;
 
   constructor(shop: Shop, play: WebShopPlay) {
@@ -56,19 +57,24 @@ export class WebShopEnvironment implements Environment {
     });
     this.#plan = undefined;
     this.#steps = 0;
+    this.#ended = false;
     return { task: goal.instructionText, observation: this.#observe(this.#session), category: goal.category };
   }
 
   async step(action: string, options: { readonly signal?: AbortSignal } = {}): Promise<Transition> {
     throwIfAborted(options.signal);
     const session = this.#running();
+    if (this.#ended) {
+      throw new EnvironmentError("ENVIRONMENT_NO_EPISODE", "Cannot step: the WebShop episode has ended.", {
+        hint: "Start another one with reset().",
+      });
+    }
     const { reward, done, accepted } = session.step(action);
     this.#steps++;
     const truncated = !done && this.#steps >= this.#play.stepLimit;
-    const observation = this.#observe(session);
-    if (done || truncated) this.#session = null;
+    this.#ended = done || truncated;
     return {
-      observation,
+      observation: this.#observe(session),
       reward,
       score: reward,
       success: reward === FULL_REWARD,
@@ -88,6 +94,7 @@ export class WebShopEnvironment implements Environment {
 
   async expertAction(): Promise<string | null> {
     const session = this.#running();
+    if (this.#ended) return null;
     if (this.#plan === undefined) this.#plan = planPurchase(this.#shop, session.goal);
     return this.#plan === null ? null : nextAction(this.#shop, session, this.#plan);
   }
