@@ -5,7 +5,8 @@
  * Tokenizer, initial weights, corpus and order of batches depend on the seed alone, and the engine's fp32 sums do not
  * depend on the number of threads: the same processor family writes the same bytes (models/household-tiny/README.md).
  */
-import { mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { Engine } from "../../dist/engine/engine.js";
@@ -27,22 +28,23 @@ if (out === undefined) {
 
 const SEED = 1;
 const STEPS = Number(flags.steps);
-const EPISODES_PER_STEP = 10;
+const EPISODES_PER_STEP = 5;
 const PEAK_LEARNING_RATE = 3e-3;
-const WARMUP_STEPS = 50;
+const WARMUP_STEPS = 60;
 const CONTEXT = 2048;
 
 const special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
 const added = ["<think>", "</think>", "<action>", "</action>"];
 
+/** Holds everything but the weights until the model is saved. */
+const draft = mkdtempSync(join(tmpdir(), "act-model-"));
+
 function writeJson(name, value) {
-  writeFileSync(join(out, name), `${JSON.stringify(value, null, 2)}\n`);
+  writeFileSync(join(draft, name), `${JSON.stringify(value, null, 2)}\n`);
 }
 
-/** Everything of the folder but the weights. */
+/** Writes everything but the weights; returns the content of config.json. */
 function writeFolder() {
-  rmSync(out, { recursive: true, force: true });
-  mkdirSync(out, { recursive: true });
   const texts = [];
   for (let i = 0; i < 400; i++)
     for (const { prompt, reply } of episodeSamples(`tokenizer/${i}`)) texts.push(prompt + reply);
@@ -70,7 +72,7 @@ function writeFolder() {
     do_sample: true,
   });
   const vocabSize = 8 * Math.ceil((Object.keys(tokenizer.model.vocab).length + tokenizer.added_tokens.length) / 8);
-  writeJson("config.json", {
+  const config = {
     architectures: ["Qwen3ForCausalLM"],
     model_type: "qwen3",
     vocab_size: vocabSize,
@@ -95,7 +97,9 @@ function writeFolder() {
     eos_token_id: id["<|im_end|>"],
     pad_token_id: id["<|endoftext|>"],
     bos_token_id: null,
-  });
+  };
+  writeJson("config.json", config);
+  return config;
 }
 
 /** Samples of some episodes as a forest whose loss is the mean cross-entropy over reply tokens. */
@@ -130,11 +134,10 @@ const learningRate = (step) =>
     ? (step + 1) / WARMUP_STEPS
     : 0.05 + 0.95 * 0.5 * (1 + Math.cos((Math.PI * (step - WARMUP_STEPS)) / (STEPS - WARMUP_STEPS))));
 
-writeFolder();
-const tokenizer = await Tokenizer.load(out);
-const template = await ChatTemplate.load(out, tokenizer);
-const engine = await Engine.create(out, {
-  seed: SEED,
+const config = writeFolder();
+const tokenizer = await Tokenizer.load(draft);
+const template = await ChatTemplate.load(tokenizer);
+const engine = await Engine.create(config, SEED, {
   dtype: "fp32",
   training: true,
   threads: Number(flags.threads),
@@ -166,5 +169,6 @@ for (let step = 0; step < STEPS; step++) {
   }
 }
 await next;
-await engine.saveModel(out);
+await engine.saveModel(out, { companionsFrom: draft });
 await engine.dispose();
+rmSync(draft, { recursive: true });
