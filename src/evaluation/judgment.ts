@@ -54,11 +54,9 @@ export function judgmentResult(
     kinds[kind] = { pairs: inside.length, accuracy };
   }
   const accuracy = share(right, all.length);
-  const { low, high } = wilson(Math.round(accuracy * asked.length), asked.length);
   return {
     accuracy,
-    low: Math.min(low, accuracy),
-    high: Math.max(high, accuracy),
+    ...interval(accuracy, asked.length),
     consistency: share(consistent, asked.length),
     first_share: picks.length === 0 ? 0.5 : first / picks.length,
     malformed: share(all.filter((j) => j.picked === "malformed").length, all.length),
@@ -67,6 +65,39 @@ export function judgmentResult(
     by_alternative: kinds,
     seconds,
   };
+}
+
+/** Results of several seeds as one: shares weighted by pairs, the interval over all pairs. */
+export function poolJudgments(results: readonly JudgmentResult[]): JudgmentResult {
+  const pairs = results.reduce((sum, r) => sum + r.pairs, 0);
+  const weighted = (of: (result: JudgmentResult) => number): number =>
+    share(
+      results.reduce((sum, r) => sum + of(r) * r.pairs, 0),
+      pairs,
+    );
+  const accuracy = weighted((r) => r.accuracy);
+  const kinds: Record<string, { pairs: number; accuracy: number }> = {};
+  for (const kind of new Set(results.flatMap((r) => Object.keys(r.by_alternative)))) {
+    const of = results.map((r) => r.by_alternative[kind]).filter((k) => k !== undefined);
+    const count = of.reduce((sum, k) => sum + k.pairs, 0);
+    kinds[kind] = { pairs: count, accuracy: of.reduce((sum, k) => sum + k.accuracy * k.pairs, 0) / count };
+  }
+  return {
+    accuracy,
+    ...interval(accuracy, pairs),
+    consistency: weighted((r) => r.consistency),
+    first_share: results.length === 0 ? 0.5 : weighted((r) => r.first_share),
+    malformed: weighted((r) => r.malformed),
+    truncated: weighted((r) => r.truncated),
+    pairs,
+    by_alternative: kinds,
+    seconds: results.reduce((sum, r) => sum + r.seconds, 0),
+  };
+}
+
+function interval(accuracy: number, pairs: number): { low: number; high: number } {
+  const { low, high } = wilson(Math.round(accuracy * pairs), pairs);
+  return { low: Math.min(low, accuracy), high: Math.max(high, accuracy) };
 }
 
 /** A share of nothing is 0. */

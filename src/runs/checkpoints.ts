@@ -79,7 +79,10 @@ export class Checkpoints {
         await syncTree(join(temporary, entry));
         entries[entry] = await hashPath(join(temporary, entry));
       }
-      await writeFileAtomic(join(temporary, STATE_FILE), `${JSON.stringify({ format: FORMAT, step, state, entries })}\n`);
+      await writeFileAtomic(
+        join(temporary, STATE_FILE),
+        `${JSON.stringify({ format: FORMAT, step, state, entries })}\n`,
+      );
       await syncTree(temporary);
       await rm(target, { recursive: true, force: true });
       await rename(temporary, target);

@@ -28,7 +28,7 @@ import { candidatesOf, readVerdict } from "./verdict.js";
 export const JUDGMENTS_FILE = "judgments.jsonl";
 
 export const assessSchema = z.strictObject({
-  pairs: z.number().int().min(1).nullable().default(null).describe("pairs asked, a seeded choice; null: all"),
+  limit: z.number().int().min(1).nullable().default(null).describe("pairs asked, a seeded choice; null: all"),
   sampling: samplingSchema.prefault({ temperature: 0 }).describe("how verdicts are sampled"),
   concurrency: z.number().int().min(1).default(32).describe("pairs at work at once"),
   seed: seedSchema,
@@ -84,8 +84,8 @@ export async function assess(
 }
 
 function choosePairs(records: readonly PairRecord[], options: AssessOptions): readonly PairRecord[] {
-  if (options.pairs === null || options.pairs >= records.length) return records;
-  const chosen = permutation(deriveSeed(options.seed, "assess", "pairs"), records.length).slice(0, options.pairs);
+  if (options.limit === null || options.limit >= records.length) return records;
+  const chosen = permutation(deriveSeed(options.seed, "assess", "pairs"), records.length).slice(0, options.limit);
   return [...chosen].sort((a, b) => a - b).map((i) => records[i] as PairRecord);
 }
 

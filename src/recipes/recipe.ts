@@ -1,0 +1,221 @@
+/**
+ * Recipes: models, environments, a graph of named stages, and what to make of the results.
+ */
+import { readFile } from "node:fs/promises";
+import { dirname, isAbsolute, resolve } from "node:path";
+import { parseDocument } from "yaml";
+import { z } from "zod";
+import { withFileErrors } from "../data/files.js";
+import { ActError } from "../errors.js";
+import { promptSchema } from "../rollouts/dialogue.js";
+import { engineSettingsSchema } from "../stages/models.js";
+import { nearest, parseOptions } from "../stages/options.js";
+import { parseStage, type StageSpec, stageKinds } from "./stage-kinds.js";
+
+const nameSchema = z.string().regex(/^[A-Za-z][\w-]*$/u, "a letter, then letters, digits, - and _");
+
+export const recipeSchema = z.strictObject({
+  name: nameSchema.describe("name of the recipe, shown in results"),
+  seeds: z.array(z.number().int().min(0)).min(1).default([0]).describe("every stage that draws runs once for each"),
+  models: z
+    .record(nameSchema, z.strictObject({ path: z.string().min(1).describe("model folder, relative to the recipe") }))
+    .default({})
+    .describe("model folders by name"),
+  environments: z
+    .record(nameSchema, z.looseObject({ name: z.string().describe("name of the environment; its options beside it") }))
+    .default({})
+    .describe("environments by name"),
+  files: z
+    .record(
+      nameSchema,
+      z.strictObject({
+        path: z.string().min(1).describe("record file, relative to the recipe"),
+        kind: z.enum(["expert", "pairs"]).describe("what it holds"),
+      }),
+    )
+    .default({})
+    .describe("record files made elsewhere, by name; stages may refer to them"),
+  engine: z.record(z.string(), z.unknown()).default({}).describe("engine settings of every stage"),
+  prompt: z.record(z.string(), z.unknown()).default({}).describe("prompts of every stage"),
+  stages: z.record(nameSchema, z.unknown()).describe("stages by name; they run in the order their inputs demand"),
+  summary: z
+    .strictObject({
+      policies: z.record(nameSchema, z.string()).default({}).describe("name in the results -> an `evaluate` stage"),
+      judge: z.record(nameSchema, z.string()).default({}).describe("name in the results -> an `assess` stage"),
+      comparisons: z
+        .array(z.strictObject({ left: z.string().describe("a policy"), right: z.string().describe("a policy") }))
+        .default([])
+        .describe("pairs of policies compared task by task"),
+    })
+    .prefault({})
+    .describe("what summary.json and the report show"),
+});
+
+/** A checked recipe; paths are absolute, stages are in running order. */
+export interface Recipe {
+  readonly name: string;
+  readonly seeds: readonly number[];
+  readonly models: Readonly<Record<string, { readonly path: string }>>;
+  readonly environments: Readonly<
+    Record<string, { readonly name: string; readonly options: Readonly<Record<string, unknown>> }>
+  >;
+  readonly files: Readonly<Record<string, { readonly path: string; readonly kind: "expert" | "pairs" }>>;
+  readonly engine: Readonly<Record<string, unknown>>;
+  readonly prompt: Readonly<Record<string, unknown>>;
+  /** In running order. */
+  readonly stages: readonly NamedStage[];
+  readonly summary: z.infer<typeof recipeSchema>["summary"];
+}
+
+export interface NamedStage extends StageSpec {
+  readonly name: string;
+}
+
+/** A change from outside, e.g. from the command line: a dotted path and a value. */
+export interface RecipeOverride {
+  readonly path: readonly string[];
+  readonly value: unknown;
+}
+
+/** Reads a recipe file. Throws ActError `FILE_*`, `CONFIG_*`. */
+export async function readRecipe(file: string, overrides: readonly RecipeOverride[] = []): Promise<Recipe> {
+  const text = await withFileErrors("reading", file, () => readFile(file, "utf8"));
+  const document = parseDocument(text, { prettyErrors: true });
+  const [fault] = document.errors;
+  if (fault !== undefined)
+    throw new ActError("CONFIG_BAD_YAML", `${file}: ${fault.message}`, { hint: "The file is not valid YAML." });
+  const value: unknown = document.toJS();
+  for (const { path, value: inner } of overrides) setAt(value, path, inner, file);
+  return parseRecipe(value, file, dirname(resolve(file)));
+}
+
+/**
+ * Checks a recipe.
+ *
+ * @param where Names it in errors.
+ * @param folder Relative paths start here.
+ */
+export function parseRecipe(value: unknown, where: string, folder: string): Recipe {
+  const recipe = parseOptions(recipeSchema, value, where);
+  const absolute = (path: string): string => (isAbsolute(path) ? path : resolve(folder, path));
+  const stages = Object.entries(recipe.stages).map(([name, stage]) => {
+    const spec = parseStage(stage, `${where}, stages.${name}`);
+    const options =
+      spec.kind === "import" ? { ...spec.options, file: absolute(String(spec.options.file)) } : spec.options;
+    // Merged settings are checked here, so that a mistake shows before hours of work.
+    parseOptions(engineSettingsSchema, { ...recipe.engine, ...spec.engine }, `${where}, engine of stages.${name}`);
+    parseOptions(promptSchema, { ...recipe.prompt, ...spec.prompt }, `${where}, prompt of stages.${name}`);
+    return { ...spec, options, name };
+  });
+  const models = Object.fromEntries(
+    Object.entries(recipe.models).map(([name, model]) => [name, { path: absolute(model.path) }]),
+  );
+  const environments = Object.fromEntries(
+    Object.entries(recipe.environments).map(([key, { name, ...options }]) => [key, { name, options }]),
+  );
+  const files = Object.fromEntries(
+    Object.entries(recipe.files).map(([name, file]) => [name, { ...file, path: absolute(file.path) }]),
+  );
+  const { name, seeds, engine, prompt, summary } = recipe;
+  const checked = { name, seeds, models, environments, files, engine, prompt, summary, stages };
+  checkReferences(checked, where);
+  return { ...checked, stages: runningOrder(stages, where) };
+}
+
+/** What a stage writes. */
+const OUTPUT: Readonly<Record<StageSpec["kind"], "expert" | "pairs" | "model" | "episodes" | "judgments">> = {
+  collect: "expert",
+  import: "expert",
+  select: "expert",
+  pair: "pairs",
+  judge: "model",
+  imitate: "model",
+  "reinforce-states": "model",
+  "reinforce-episodes": "model",
+  evaluate: "episodes",
+  assess: "judgments",
+};
+
+/** Every reference names something of the right kind. */
+function checkReferences(recipe: Recipe, where: string): void {
+  const producing = (output: string): string[] => [
+    ...recipe.stages.filter((s) => OUTPUT[s.kind] === output).map((s) => s.name),
+    ...Object.keys(recipe.files).filter((name) => recipe.files[name]?.kind === output),
+  ];
+  const models = [...Object.keys(recipe.models), ...producing("model")];
+  const known: Readonly<Record<string, readonly string[]>> = {
+    model: models,
+    reference: models,
+    environment: Object.keys(recipe.environments),
+    expert: producing("expert"),
+    pairs: producing("pairs"),
+  };
+  const names = [...Object.keys(recipe.models), ...Object.keys(recipe.files), ...recipe.stages.map((s) => s.name)];
+  const double = names.find((name, i) => names.indexOf(name) !== i);
+  if (double !== undefined)
+    throw new ActError("CONFIG_BAD_VALUE", `${where}: \`${double}\` names two things among models, files and stages.`, {
+      hint: "Rename one of them.",
+    });
+  for (const stage of recipe.stages)
+    for (const [input, name] of Object.entries(stage.inputs))
+      mustBeOneOf(name, known[input] ?? [], `${where}, stages.${stage.name}.${input}`);
+  for (const [name, stage] of Object.entries(recipe.summary.policies))
+    mustBeOneOf(stage, producing("episodes"), `${where}, summary.policies.${name}`);
+  for (const [name, stage] of Object.entries(recipe.summary.judge))
+    mustBeOneOf(stage, producing("judgments"), `${where}, summary.judge.${name}`);
+  const policies = Object.keys(recipe.summary.policies);
+  for (const { left, right } of recipe.summary.comparisons)
+    for (const policy of [left, right]) mustBeOneOf(policy, policies, `${where}, summary.comparisons`);
+}
+
+function mustBeOneOf(name: string, known: readonly string[], where: string): void {
+  if (known.includes(name)) return;
+  const near = nearest(name, known);
+  const list = known.length === 0 ? "There is none." : `Known: ${known.join(", ")}.`;
+  throw new ActError("CONFIG_BAD_REFERENCE", `${where}: there is no \`${name}\` here.`, {
+    hint: near === null ? list : `Did you mean \`${near}\`?`,
+  });
+}
+
+/** Stages so that each comes after those it needs; otherwise in the order written. */
+function runningOrder(stages: readonly NamedStage[], where: string): NamedStage[] {
+  const ordered: NamedStage[] = [];
+  const visiting = new Set<string>();
+  const visit = (stage: NamedStage): void => {
+    if (ordered.includes(stage)) return;
+    if (visiting.has(stage.name))
+      throw new ActError("CONFIG_BAD_REFERENCE", `${where}: stage \`${stage.name}\` needs its own result.`, {
+        hint: `Stages that need each other: ${[...visiting].join(", ")}.`,
+      });
+    visiting.add(stage.name);
+    for (const needed of neededStages(stage, stages)) visit(needed);
+    visiting.delete(stage.name);
+    ordered.push(stage);
+  };
+  for (const stage of stages) visit(stage);
+  return ordered;
+}
+
+/** The stages a stage needs the results of. */
+export function neededStages(stage: StageSpec, stages: readonly NamedStage[]): NamedStage[] {
+  const names = Object.entries(stage.inputs).filter(([input]) => input !== "environment");
+  return names.flatMap(([, name]) => stages.filter((s) => s.name === name));
+}
+
+/** Whether a stage runs once for every seed: it draws itself, or needs one that does. */
+export function isPerSeed(stage: NamedStage, stages: readonly NamedStage[]): boolean {
+  return stageKinds[stage.kind].perSeed || neededStages(stage, stages).some((needed) => isPerSeed(needed, stages));
+}
+
+/** Sets a value at a dotted path; objects on the way are made. */
+function setAt(root: unknown, path: readonly string[], value: unknown, where: string): void {
+  let at = root;
+  for (const [i, key] of path.entries()) {
+    if (at === null || typeof at !== "object")
+      throw new ActError("CONFIG_BAD_VALUE", `${where}: \`${path.slice(0, i).join(".")}\` has no keys to set.`);
+    const object = at as Record<string, unknown>;
+    if (i === path.length - 1) object[key] = value;
+    else object[key] ??= {};
+    at = object[key];
+  }
+}

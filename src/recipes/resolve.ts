@@ -1,0 +1,57 @@
+/**
+ * A stage of a recipe with every setting written out, and the key that says when its result may be kept.
+ */
+import type { PromptSettings } from "../rollouts/dialogue.js";
+import { promptSchema } from "../rollouts/dialogue.js";
+import { type EngineSettings, engineSettingsSchema } from "../stages/models.js";
+import { parseOptions } from "../stages/options.js";
+import type { NamedStage, Recipe } from "./recipe.js";
+import { type StageKindName, stageKinds } from "./stage-kinds.js";
+
+/** Everything a stage depends on besides its inputs. */
+export interface ResolvedStage {
+  readonly kind: StageKindName;
+  /** Checked by the kind's schema, defaults and seed filled in. */
+  readonly options: Readonly<Record<string, unknown>>;
+  readonly environment: { readonly name: string; readonly options: Readonly<Record<string, unknown>> } | null;
+  readonly engine: EngineSettings | null;
+  readonly prompt: PromptSettings | null;
+}
+
+/** Path and content hash by input name. */
+export type StageInputs = Readonly<Record<string, { readonly path: string; readonly hash: string }>>;
+
+/** Changes when a stage would compute something else from the same configuration and inputs. */
+const STAGE_VERSION = 1;
+
+/** Throws ActError `CONFIG_*`. */
+export function resolveStage(stage: NamedStage, recipe: Recipe, runSeed: number): ResolvedStage {
+  const { options: schema, hasModel } = stageKinds[stage.kind];
+  const where = `stages.${stage.name}`;
+  const seed = "seed" in schema.shape ? { seed: stage.options.seed ?? runSeed } : {};
+  const environment = stage.inputs.environment;
+  return {
+    kind: stage.kind,
+    options: parseOptions(schema, { ...stage.options, ...seed }, where),
+    environment: environment === undefined ? null : (recipe.environments[environment] ?? null),
+    engine: hasModel ? parseOptions(engineSettingsSchema, { ...recipe.engine, ...stage.engine }, where) : null,
+    prompt: hasModel ? parseOptions(promptSchema, { ...recipe.prompt, ...stage.prompt }, where) : null,
+  };
+}
+
+/**
+ * What a stage's key is a hash of.
+ *
+ * Left out: where inputs lie, how many threads compute, how much may be in memory at once. None of them changes a result.
+ */
+export function stageKeyParts(stage: ResolvedStage, inputs: StageInputs): unknown {
+  const hashes = Object.fromEntries(Object.entries(inputs).map(([name, { hash }]) => [name, hash]));
+  const {
+    threads: _threads,
+    memoryLimit: _limit,
+    maxSequences: _sequences,
+    cacheTokens: _cache,
+    ...engine
+  } = stage.engine ?? {};
+  return { version: STAGE_VERSION, ...stage, engine, inputs: hashes };
+}

@@ -1,0 +1,66 @@
+/**
+ * A summary as a table for a terminal.
+ */
+import type { Summary } from "../evaluation/summary.js";
+
+/** Lines of the table, and what belongs below it. */
+export function summaryTable(summary: Summary): string {
+  const panels = [...new Set(Object.values(summary.policies).flatMap((p) => Object.keys(p)))];
+  const parts: string[] = [];
+  if (panels.length > 0) {
+    const rows = Object.entries(summary.policies).map(([policy, results]) => [
+      policy,
+      ...panels.map((panel) => {
+        const r = results[panel];
+        if (r === undefined) return "-";
+        return `${percent(r.rate)} [${percent(r.low)}, ${percent(r.high)}]  ${r.successes}/${r.episodes}`;
+      }),
+    ]);
+    parts.push(grid(["success", ...panels.map((p) => p.replaceAll("_", " "))], rows));
+  }
+  const judge = Object.entries(summary.judge).map(([when, j]) => [
+    when,
+    percent(j.accuracy),
+    percent(j.consistency),
+    percent(j.first_share),
+    percent(j.malformed),
+    String(j.pairs),
+  ]);
+  if (judge.length > 0)
+    parts.push(grid(["judge", "accuracy", "consistency", "first picked", "malformed", "pairs"], judge));
+  const comparisons = summary.comparisons.map((c) => [
+    `${c.right} - ${c.left}`,
+    c.panel.replaceAll("_", " "),
+    `${signed(c.difference)} [${signed(c.low)}, ${signed(c.high)}]`,
+    c.p < 0.001 ? "< 0.001" : c.p.toFixed(3),
+    String(c.pairs),
+  ]);
+  if (comparisons.length > 0) parts.push(grid(["difference", "panel", "95% interval", "p", "tasks"], comparisons));
+  const seeds = summary.seeds.length === 1 ? "1 seed" : `${summary.seeds.length} seeds`;
+  parts.push(
+    `${seeds}, 95% intervals (Wilson; differences: paired bootstrap, exact McNemar test). ` +
+      `${Math.round(summary.seconds)} s on ${summary.machine}, commit ${summary.commit.slice(0, 12)}.`,
+  );
+  return parts.join("\n\n");
+}
+
+/** `62.1%` */
+export function percent(share: number): string {
+  return `${(100 * share).toFixed(1)}%`;
+}
+
+/** `+4.3` percentage points. */
+export function signed(share: number): string {
+  return `${share < 0 ? "-" : "+"}${Math.abs(100 * share).toFixed(1)}`;
+}
+
+/** Columns as wide as their widest cell. */
+function grid(head: readonly string[], rows: readonly (readonly string[])[]): string {
+  const widths = head.map((title, c) => Math.max(title.length, ...rows.map((row) => row[c]?.length ?? 0)));
+  const line = (cells: readonly string[]): string =>
+    cells
+      .map((cell, c) => cell.padEnd(widths[c] ?? 0))
+      .join("  ")
+      .trimEnd();
+  return [line(head), widths.map((w) => "-".repeat(w)).join("  "), ...rows.map(line)].join("\n");
+}

@@ -1,0 +1,51 @@
+/**
+ * `select`: some of the tasks of an expert file, e.g. to hold others out.
+ */
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import { z } from "zod";
+import { withFileErrors } from "../data/files.js";
+import { readRecords, writeRecords } from "../data/records-file.js";
+import { deriveSeed, permutation } from "../rollouts/random.js";
+import { EXPERT_FILE, noData } from "./collect.js";
+import type { StageContext } from "./stage.js";
+
+export const selectSchema = z.strictObject({
+  order: z
+    .enum(["file", "shuffled"])
+    .default("file")
+    .describe("tasks in the order of the file, or in one fixed shuffled order"),
+  offset: z.number().int().min(0).default(0).describe("tasks skipped"),
+  tasks: z.number().int().min(1).nullable().default(null).describe("tasks taken; null: all that are left"),
+});
+export type SelectOptions = z.infer<typeof selectSchema>;
+
+export interface SelectResult {
+  readonly file: string;
+  readonly tasks: number;
+  readonly states: number;
+}
+
+/** The shuffled order is one and the same for every selection from a file, so that slices never overlap. */
+const SHUFFLE_SEED = deriveSeed(0, "select");
+
+/** @throws ActError `STAGE_NO_DATA` when no task is left; those of reading the file. */
+export async function select(expertFile: string, options: SelectOptions, context: StageContext): Promise<SelectResult> {
+  await withFileErrors("making", context.folder, () => mkdir(context.folder, { recursive: true }));
+  const { header, records } = await readRecords(expertFile, "expert");
+  const inFile = [...new Set(records.map((r) => r.task_id))];
+  const tasks =
+    options.order === "file" ? inFile : [...permutation(SHUFFLE_SEED, inFile.length)].map((i) => inFile[i] as string);
+  const end = options.tasks === null ? undefined : options.offset + options.tasks;
+  const chosen = new Set(tasks.slice(options.offset, end));
+  if (chosen.size === 0) throw noData(`${expertFile} has ${inFile.length} tasks, none from ${options.offset} on`);
+  const file = join(context.folder, EXPERT_FILE);
+  const { environment, panel, source } = header;
+  const states = await writeRecords(
+    file,
+    "expert",
+    { environment, panel, source, config_hash: context.configHash },
+    records.filter((r) => chosen.has(r.task_id)),
+  );
+  return { file, tasks: chosen.size, states };
+}
