@@ -20,6 +20,7 @@ Parameter make_parameter(Backend& backend, const std::string& name, const Parame
     p.gradient = Buffer(backend, p.rows(), p.cols(), DType::f32);
     p.moment1 = Buffer(backend, p.rows(), p.cols(), DType::f32);
     p.moment2 = Buffer(backend, p.rows(), p.cols(), DType::f32);
+    if (shape.twice_used) p.embedding_gradient = Buffer(backend, p.rows(), p.cols(), DType::f32);
   }
   return p;
 }
@@ -163,7 +164,9 @@ void Model::backward(const ForestBatch& batch, KvPool& pool, std::span<const int
     feed_forward_backward(c, p, a, dx);
     attention_backward(c, p, a, dx);
   }
-  if (m.embedding->gradient) m.backend.embed_backward(m.embedding->gradient.view(), dx, batch.tokens);
+  const Buffer& of_embedding =
+      m.embedding->embedding_gradient ? m.embedding->embedding_gradient : m.embedding->gradient;
+  if (of_embedding) m.backend.embed_backward(of_embedding.view(), dx, batch.tokens);
 }
 
 }  // namespace act

@@ -44,6 +44,9 @@ struct Parameter {
   bool trainable = false;
   bool loaded = false;                // has values; adapters are born with them
   Buffer gradient, moment1, moment2;  // fp32 [rows, cols], only when trainable
+  /// Of an embedding that is the head too: the embedding's part of the gradient, apart from the head's. Micro-batches
+  /// add both parts in turn; in one buffer the order of additions, and so the last bits, would depend on the split.
+  Buffer embedding_gradient;
   int64_t rows() const { return shape.size() == 2 ? shape[0] : 1; }
   int64_t cols() const { return shape.back(); }
   int64_t size() const { return rows() * cols(); }
@@ -94,6 +97,9 @@ class Model {
   void initialize(uint64_t seed, double std);
   /// After a master changed (optimizer step): what the forward pass sees is made anew from it.
   void refresh(Parameter& parameter);
+  void zero_gradients();
+  /// Makes `gradient` of every parameter whole (adds the embedding's part of a tied matrix); before an optimizer step.
+  void complete_gradients();
   /// fp32 values the optimizer works on; throws BAD_ARGUMENT when the parameter is frozen.
   View master(Parameter& parameter);
 

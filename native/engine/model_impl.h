@@ -31,6 +31,7 @@ struct Model::Impl {
 struct ParameterShape {
   std::vector<int64_t> shape;
   bool trainable = false;
+  bool twice_used = false;  // an embedding that is the head too
 };
 std::map<std::string, ParameterShape> parameter_shapes(const ModelConfig& config, const Model::Options& options);
 

@@ -84,6 +84,7 @@ void Model::write(const std::string& name, TensorKind kind, const float* from) {
     impl_->set_values(p, from);
   else
     impl_->backend.upload(buffer_of(p, kind).view(), from);
+  if (kind == TensorKind::gradient && p.embedding_gradient) impl_->backend.fill(p.embedding_gradient.view(), 0);
 }
 
 std::vector<std::byte> Model::read(const std::string& name, TensorKind kind) {
@@ -104,8 +105,30 @@ std::vector<std::byte> Model::read(const std::string& name, TensorKind kind) {
     if (!narrow) std::memcpy(bytes.data(), values.data(), bytes.size());
   } else {
     b.download(bytes.data(), kind == TensorKind::master ? master(p) : buffer_of(p, kind).view());
+    if (kind == TensorKind::gradient && p.embedding_gradient) {
+      // As complete_gradients, but without a trace: reading must not change what later micro-batches add up to.
+      std::vector<float> part(count);
+      b.download(part.data(), p.embedding_gradient.view());
+      float* sum = reinterpret_cast<float*>(bytes.data());
+      for (size_t i = 0; i < count; i++) sum[i] += part[i];
+    }
   }
   return bytes;
+}
+
+void Model::zero_gradients() {
+  for (auto& [name, p] : impl_->parameters) {
+    if (p.gradient) impl_->backend.fill(p.gradient.view(), 0);
+    if (p.embedding_gradient) impl_->backend.fill(p.embedding_gradient.view(), 0);
+  }
+}
+
+void Model::complete_gradients() {
+  for (auto& [name, p] : impl_->parameters) {
+    if (!p.embedding_gradient) continue;
+    impl_->backend.add(p.gradient.view(), p.embedding_gradient.view());
+    impl_->backend.fill(p.embedding_gradient.view(), 0);
+  }
 }
 
 View Model::master(Parameter& p) {

@@ -64,9 +64,10 @@ std::map<std::string, ParameterShape> parameter_shapes(const ModelConfig& c, con
   check_targets(c, o.lora);
   std::map<std::string, ParameterShape> all;
   const bool base_trains = o.trainable && o.lora.rank == 0;
-  const auto add = [&](const std::string& name, std::vector<int64_t> shape) { all[name] = {std::move(shape), base_trains}; };
+  const auto add = [&](const std::string& name, std::vector<int64_t> shape) { all[name] = {std::move(shape), base_trains, false}; };
 
   add("model.embed_tokens.weight", {c.vocab_size, c.hidden_size});
+  all["model.embed_tokens.weight"].twice_used = c.tied_embeddings;
   add("model.norm.weight", {c.hidden_size});
   if (!c.tied_embeddings) add("lm_head.weight", {c.vocab_size, c.hidden_size});
   for (int32_t i = 0; i < c.layers; i++) {
@@ -82,8 +83,8 @@ std::map<std::string, ParameterShape> parameter_shapes(const ModelConfig& c, con
       if (biased) add(name + ".bias", {t.out});
       if (o.lora.rank == 0 || std::ranges::find(o.lora.targets, t.name) == o.lora.targets.end()) continue;
       const std::string adapter = "base_model.model." + name;
-      all[adapter + ".lora_A.weight"] = {{o.lora.rank, t.in}, o.trainable};
-      all[adapter + ".lora_B.weight"] = {{t.out, o.lora.rank}, o.trainable};
+      all[adapter + ".lora_A.weight"] = {{o.lora.rank, t.in}, o.trainable, false};
+      all[adapter + ".lora_B.weight"] = {{t.out, o.lora.rank}, o.trainable, false};
     }
   }
   return all;
@@ -102,7 +103,7 @@ Model::Bytes Model::planned_bytes(const Backend& backend, const ModelConfig& con
       if (p.trainable && options.dtype == DType::bf16) bytes.weights += fp32;
     }
     if (!p.trainable) continue;
-    bytes.gradients += fp32;
+    bytes.gradients += p.twice_used ? 2 * fp32 : fp32;
     bytes.optimizer += 2 * fp32;
   }
   const ActivationShape shape = ActivationShape::of(backend, config, options);

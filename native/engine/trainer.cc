@@ -195,15 +195,13 @@ void Trainer::run_batch(const MicroBatch& m, const ForestRows& rows, LossReport&
   if (training) model_.backward(m.batch, *pool_, m.rows, dhidden, *tape_);
 }
 
-void Trainer::zero_gradients() {
-  for (auto& [name, p] : model_.parameters())
-    if (p.gradient) model_.backend().fill(p.gradient.view(), 0);
-}
+void Trainer::zero_gradients() { model_.zero_gradients(); }
 
 StepReport Trainer::step(const StepOptions& o) {
   if (!tape_) throw Error("BAD_ARGUMENT", "This engine was made without training. Open it with training: true.");
   check(o);
   Backend& backend = model_.backend();
+  model_.complete_gradients();
   double squares = 0;
   for (auto& [name, p] : model_.parameters()) {
     if (!p.gradient) continue;
