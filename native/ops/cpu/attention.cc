@@ -1,0 +1,181 @@
+// Attention over the forest. A task is one tile of queries with one key-value head: all scores of a row lie in scratch by
+// absolute position, then the softmax, then the weighted values. Two passes cost a little more than a running softmax, but
+// a row's bits then depend on nothing but its own keys: decoding page by page, prefill in pieces and training on forests
+// agree exactly (ops.h).
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "attention_tile.h"
+#include "cpu_backend.h"
+
+namespace act::cpu {
+namespace {
+
+/// Pages of keys or values that all rows of a tile go over before the next ones are read.
+constexpr int32_t kPagesPerChunk = 64;
+/// Floats before position 0 of a row of scores: a page that begins with another segment's lanes is written whole.
+constexpr int64_t kMargin = kPageKeys;
+
+/// Page addresses of one segment in one layer and key-value head.
+struct SegmentPages {
+  const Segment& segment;
+  const int32_t* numbers;
+  const float* base;
+  int64_t page_floats;
+  const float* page(int32_t i) const { return base + numbers[i] * page_floats; }
+};
+
+void score_visit(const Kernels& k, const TileRows& tile, const Visit& visit, const SegmentPages& pages, const float* q,
+                 int64_t q_stride, int64_t depth, float scale, float* scores, int64_t stride) {
+  const Segment& s = pages.segment;
+  const float* chunk[kPagesPerChunk];
+  float kept[8][kPageKeys];
+  const int32_t all_pages = page_span(s.first_lane + tile.seen(s, visit.first, visit.last + 1));
+  for (int32_t from = 0; from < all_pages; from += kPagesPerChunk) {
+    const int32_t to = std::min(all_pages, from + kPagesPerChunk);
+    for (int32_t i = from; i < to; i++) chunk[i - from] = pages.page(i);
+    tile.for_row_blocks(visit, k.score_rows, [&](int64_t row, int rows, int32_t first_query, int32_t end_query) {
+      const int32_t end = std::min(to, page_span(s.first_lane + tile.seen(s, first_query, end_query)));
+      if (end <= from) return;
+      float* at = scores + row * stride + kMargin + s.position - s.first_lane + int64_t{from} * kPageKeys;
+      const bool shared_page = from == 0 && s.first_lane > 0;  // its first lanes are positions before this segment
+      if (shared_page) {
+        for (int r = 0; r < rows; r++) std::copy_n(at + r * stride, s.first_lane, kept[r]);
+      }
+      k.scores(rows, end - from, depth, q + row * q_stride, q_stride, chunk, scale, at, stride);
+      if (shared_page) {
+        for (int r = 0; r < rows; r++) std::copy_n(kept[r], s.first_lane, at + r * stride);
+      }
+    });
+  }
+}
+
+void weigh_visit(const Kernels& k, const TileRows& tile, const Visit& visit, const SegmentPages& pages,
+                 int64_t values_at, int64_t columns, const float* p, int64_t stride, float* acc) {
+  const Segment& s = pages.segment;
+  RowRun chunk[kPagesPerChunk];
+  const int32_t all_pages = page_span(s.first_lane + tile.seen(s, visit.first, visit.last + 1));
+  for (int32_t from = 0; from < all_pages; from += kPagesPerChunk) {
+    const int32_t to = std::min(all_pages, from + kPagesPerChunk);
+    for (int32_t i = from; i < to; i++) {
+      const int32_t lane = i == 0 ? s.first_lane : 0;
+      chunk[i - from] = {pages.page(i) + values_at + lane * columns, kPageKeys - lane};
+    }
+    const int32_t first_key = from == 0 ? 0 : from * kPageKeys - s.first_lane;
+    tile.for_row_blocks(visit, k.weigh_rows, [&](int64_t row, int rows, int32_t first_query, int32_t end_query) {
+      const int32_t seen = tile.seen(s, first_query, end_query);
+      const int32_t end = std::min(to, page_span(s.first_lane + seen));
+      if (end <= from) return;
+      RowRun& last = chunk[end - 1 - from];
+      const RowRun whole = last;  // only the keys seen: what lies behind them is not this segment's
+      last.count = std::min<int64_t>(whole.count, seen - (end == 1 ? 0 : (end - 1) * kPageKeys - s.first_lane));
+      k.weigh(rows, columns, chunk, end - from, columns, p + row * stride + kMargin + s.position + first_key, stride, 1,
+              acc + row * columns, columns);
+      last = whole;
+    });
+  }
+}
+
+}  // namespace
+
+const AttentionPlan& CpuBackend::plan_for(const KvPool& pool, const Forest& forest, int group) {
+  require(group >= 1 && group <= kMaxTileQueryRows, "attention: expected 1 to 1024 query heads a key-value head");
+  for (const int32_t page : forest.pages) require(page >= 0 && page < pool.pages, "forest: page outside the pool");
+  if (!plan_.fits(forest, group)) plan_.build(forest, group);
+  return plan_;
+}
+
+std::unique_ptr<KvPool> CpuBackend::create_kv_pool(int layers, int kv_heads, int head_dim, int pages) {
+  auto pool = std::make_unique<CpuKvPool>();
+  pool->layers = layers;
+  pool->kv_heads = kv_heads;
+  pool->head_dim = head_dim;
+  pool->pages = pages;
+  pool->padded_dim = (head_dim + 15) / 16 * 16;
+  pool->page_floats = int64_t{kPageKeys} * (head_dim + pool->padded_dim);
+  pool->memory = Buffer(*this, int64_t{layers} * kv_heads * pages, pool->page_floats, DType::f32);
+  return pool;
+}
+
+size_t CpuBackend::kv_page_bytes(int kv_heads, int head_dim) const {
+  return static_cast<size_t>(kv_heads) * kPageKeys * static_cast<size_t>(head_dim + (head_dim + 15) / 16 * 16) * 4;
+}
+
+void CpuBackend::write_kv(KvPool& base, int layer, const Forest& forest, View k, View v) {
+  auto& pool = static_cast<CpuKvPool&>(base);
+  const int64_t d = pool.head_dim, columns = pool.kv_heads * d;
+  require_shape(k, forest.rows, columns, "write_kv: k must be [T, Hk * d]");
+  require_shape(v, forest.rows, columns, "write_kv: v must be [T, Hk * d]");
+  // Places do not depend on the group: keep the plan that attention will ask for.
+  const AttentionPlan& plan = plan_for(pool, forest, plan_.group());
+  for_pieces(forest.rows, 32, [&](int64_t first, int64_t count) {
+    for (int h = 0; h < pool.kv_heads; h++) {
+      float* const pages = pool.pages_of(layer, h);
+      for (int64_t t = first; t < first + count; t++) {
+        const KeyPlace& place = plan.places[static_cast<size_t>(t)];
+        float* page = pages + forest.pages[static_cast<size_t>(place.page_index)] * pool.page_floats;
+        const float* key = k.as<float>() + t * columns + h * d;
+        for (int64_t i = 0; i < d; i++) page[i * kPageKeys + place.lane] = key[i];
+        std::copy_n(v.as<float>() + t * columns + h * d, d, page + pool.values_at() + place.lane * pool.padded_dim);
+      }
+    }
+  });
+}
+
+void CpuBackend::attention(View out, View lse, View q, const KvPool& base, int layer, const Forest& forest,
+                           float scale) {
+  const auto& pool = static_cast<const CpuKvPool&>(base);
+  const int64_t d = pool.head_dim, padded = pool.padded_dim, heads = q.cols / d, group = heads / pool.kv_heads;
+  require_shape(q, forest.rows, group * pool.kv_heads * d, "attention: q must be [T, H * d], H a multiple of Hk");
+  require_shape(out, q.rows, q.cols, "attention: out must have q's shape");
+  const AttentionPlan& plan = plan_for(pool, forest, static_cast<int>(group));
+
+  int64_t widest = 0;
+  for (const Tile& tile : plan.tiles) widest = std::max(widest, tile.queries * group * (score_stride(tile.keys) + 2 * padded));
+  float* const scratch = attention_scratch_.get(*this, widest * pool_.threads());
+
+  pool_.run(static_cast<int64_t>(plan.tiles.size()) * pool.kv_heads, [&](int64_t task, int thread) {
+    const Tile& tile = plan.tiles[static_cast<size_t>(task / pool.kv_heads)];
+    const int64_t head = task % pool.kv_heads, rows = tile.queries * group, stride = score_stride(tile.keys);
+    const TileRows view{&plan.queries[static_cast<size_t>(tile.first_query)], static_cast<int32_t>(group)};
+    const std::span<const Visit> visits{&plan.visits[static_cast<size_t>(tile.first_visit)],
+                                        static_cast<size_t>(tile.visits)};
+    float* const queries = scratch + thread * widest;
+    float* const acc = queries + rows * padded;
+    float* const scores = acc + rows * padded;
+    view.gather(queries, padded, q, head, d, tile.queries);
+    std::fill_n(acc, rows * padded, 0.0f);
+    auto pages_of = [&](const Visit& visit) {
+      const Segment& s = forest.segments[static_cast<size_t>(visit.segment)];
+      return SegmentPages{s, forest.pages.data() + s.first_page, pool.pages_of(layer, static_cast<int>(head)),
+                          pool.page_floats};
+    };
+    for (const Visit& visit : visits) {
+      score_visit(kernels_, view, visit, pages_of(visit), queries, padded, d, scale, scores, stride);
+    }
+    float inverse[kMaxTileQueryRows];
+    for (int64_t r = 0; r < rows; r++) {
+      const Query& query = view.query_of(r);
+      float* const row = scores + r * stride + kMargin;
+      float max = 0, sum = 0;
+      kernels_.softmax(row, query.keys, &max, &sum);
+      const int64_t end = (query.keys + 15) / 16 * 16;
+      std::fill(row + end, row + stride - kMargin, 0.0f);  // rows of a block share the longest row's keys
+      inverse[r] = 1.0f / sum;
+      if (lse.data) {
+        lse.as<float>()[query.row * heads + head * group + r % group] =
+            static_cast<float>(max + std::log(static_cast<double>(sum)));
+      }
+    }
+    for (const Visit& visit : visits) {
+      weigh_visit(kernels_, view, visit, pages_of(visit), pool.values_at(), padded, scores, stride, acc);
+    }
+    for (int64_t r = 0; r < rows; r++) {
+      float* to = out.as<float>() + view.query_of(r).row * q.cols + (head * group + r % group) * d;
+      for (int64_t c = 0; c < d; c++) to[c] = acc[r * padded + c] * inverse[r];
+    }
+  });
+}
+
+}  // namespace act::cpu

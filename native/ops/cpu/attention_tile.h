@@ -1,0 +1,54 @@
+// Rows of an attention tile: its queries times the query heads of one key-value head, query after query.
+#pragma once
+#include <algorithm>
+#include <cstring>
+
+#include "attention_plan.h"
+
+namespace act::cpu {
+
+/// Most rows of a tile: kTileRows of attention_plan.cc, or the heads of one group where those are more.
+constexpr int64_t kMaxTileQueryRows = 1024;
+
+/// Pages that hold lanes 0 .. lanes - 1.
+inline int32_t page_span(int32_t lanes) { return (lanes + kPageKeys - 1) / kPageKeys; }
+
+/// Floats of one row of scores: a page before position 0 and room to write the last page whole.
+inline int64_t score_stride(int64_t keys) { return kPageKeys + (keys + 2 * kPageKeys - 1) / kPageKeys * kPageKeys; }
+
+struct TileRows {
+  const Query* queries;
+  int32_t group;
+
+  const Query& query_of(int64_t row) const { return queries[row / group]; }
+
+  /// Most keys of `s` that one of the tile's queries first .. end - 1 sees.
+  int32_t seen(const Segment& s, int32_t first, int32_t end) const {
+    int32_t most = 0;
+    for (int32_t i = first; i < end; i++) most = std::max(most, queries[i].keys - s.position);
+    return std::min(most, s.key_count);
+  }
+
+  /// body(first row, rows, first query, end query) over the visit's rows in blocks of at most `height`.
+  template <class Body>
+  void for_row_blocks(const Visit& visit, int height, Body body) const {
+    const int64_t end = int64_t{visit.last + 1} * group;
+    for (int64_t row = int64_t{visit.first} * group; row < end; row += height) {
+      const int64_t rows = std::min<int64_t>(height, end - row);
+      body(row, static_cast<int>(rows), static_cast<int32_t>(row / group),
+           static_cast<int32_t>((row + rows - 1) / group + 1));
+    }
+  }
+
+  /// Copies the tile's rows of x [T, H * d] for key-value head `head` into [rows][stride], zeros behind d.
+  void gather(float* to, int64_t stride, View x, int64_t head, int64_t d, int32_t count) const {
+    for (int32_t i = 0; i < count; i++) {
+      for (int32_t g = 0; g < group; g++, to += stride) {
+        std::memcpy(to, x.as<float>() + queries[i].row * x.cols + (head * group + g) * d, static_cast<size_t>(d) * 4);
+        std::fill(to + d, to + stride, 0.0f);
+      }
+    }
+  }
+};
+
+}  // namespace act::cpu

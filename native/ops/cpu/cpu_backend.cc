@@ -1,0 +1,92 @@
+#include "cpu_backend.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "../floats.h"
+
+namespace act {
+namespace cpu {
+
+CpuBackend::CpuBackend(int threads, const Kernels& kernels) : kernels_(kernels), pool_(threads) {}
+
+std::string CpuBackend::describe() const {
+  const int n = pool_.threads();
+  return std::string(kernels_.name) + ", " + std::to_string(n) + (n == 1 ? " thread" : " threads");
+}
+
+std::unique_ptr<Weight> CpuBackend::create_weight(int64_t rows, int64_t cols, DType dtype, bool trainable) {
+  require(dtype == DType::f32 || dtype == DType::bf16, "create_weight: expected dtype f32 or bf16");
+  auto w = std::make_unique<CpuWeight>();
+  w->rows = rows;
+  w->cols = cols;
+  w->dtype = dtype;
+  w->trainable = trainable;
+  w->row_major = Buffer(*this, rows, cols, trainable ? DType::f32 : dtype);
+  w->packed = Buffer(*this, 1, packed_units(rows, cols, dtype == DType::bf16), DType::f32);
+  return w;
+}
+
+size_t CpuBackend::weight_bytes(int64_t rows, int64_t cols, DType dtype, bool trainable) const {
+  return static_cast<size_t>(rows * cols) * size_of(trainable ? DType::f32 : dtype) +
+         static_cast<size_t>(packed_units(rows, cols, dtype == DType::bf16)) * 4;
+}
+
+void CpuBackend::load_weight(Weight& weight, const void* from, DType dtype) {
+  auto& w = static_cast<CpuWeight&>(weight);
+  const View to = w.row_major.view();
+  if (to.dtype == dtype) {
+    upload(to, from);
+  } else {
+    for_pieces(to.rows, std::max<int64_t>(1, 65536 / std::max<int64_t>(1, to.cols)), [&](int64_t first, int64_t count) {
+      for (int64_t i = first * to.cols; i < (first + count) * to.cols; i++) {
+        const float x = element_as_float(from, dtype, i);
+        if (to.dtype == DType::f32) {
+          to.as<float>()[i] = x;
+        } else {
+          to.as<uint16_t>()[i] = float_to_bf16(x);
+        }
+      }
+    });
+  }
+  pack_weight(w);
+}
+
+void CpuBackend::read_weight(const Weight& weight, void* to) {
+  const View from = static_cast<const CpuWeight&>(weight).row_major.view();
+  if (from.dtype == weight.dtype) return download(to, from);
+  for (int64_t i = 0; i < from.size(); i++) static_cast<uint16_t*>(to)[i] = float_to_bf16(from.as<float>()[i]);
+}
+
+View CpuBackend::master(Weight& weight) {
+  require(weight.trainable, "master: the weight is not trainable");
+  return static_cast<CpuWeight&>(weight).row_major.view();
+}
+
+void CpuBackend::refresh(Weight& weight) { pack_weight(static_cast<CpuWeight&>(weight)); }
+
+}  // namespace cpu
+
+std::unique_ptr<Backend> make_cpu_backend(int threads, Isa isa) {
+  require(threads >= 1 && threads <= 1024, "threads: expected 1 to 1024");
+  const cpu::Kernels* kernels = nullptr;
+#if defined(ACT_X86)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  const bool avx512bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
+  if (avx512bf16 && (isa == Isa::automatic || isa == Isa::avx512bf16)) {
+    kernels = &cpu::avx512bf16::kernels();
+  } else if (avx512 && (isa == Isa::automatic || isa == Isa::avx512)) {
+    kernels = &cpu::avx512::kernels();
+  } else if (avx2 && (isa == Isa::automatic || isa == Isa::avx2)) {
+    kernels = &cpu::avx2::kernels();
+  }
+#endif
+  if (!kernels && (isa == Isa::automatic || isa == Isa::portable)) kernels = &cpu::portable::kernels();
+  require(kernels != nullptr, "isa: this processor lacks that instruction set; choose automatic");
+  return std::make_unique<cpu::CpuBackend>(threads, *kernels);
+}
+
+}  // namespace act

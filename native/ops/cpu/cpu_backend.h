@@ -1,0 +1,141 @@
+// The vectorized, threaded backend for host memory. Operations here decide what runs where (this folder); the arithmetic
+// of one thread is in kernels/. One engine thread at a time may call a backend; several backends are independent.
+#pragma once
+#include <algorithm>
+#include <map>
+
+#include "../host.h"
+#include "attention_plan.h"
+#include "kernels/kernels.h"
+#include "thread_pool.h"
+
+namespace act::cpu {
+
+/// Layouts of a weight:
+///   f32             row-major f32 (for a trainable weight the master) and packed f32 panels;
+///   bf16, frozen    row-major bf16 and packed pairs;
+///   bf16, trainable row-major f32 master and packed pairs of its rounded values.
+/// Packed: blocks of up to kInnerBlock units of the inner index, each all panels in turn, so that a block of a panel is
+/// contiguous.
+struct CpuWeight final : Weight {
+  Buffer row_major;  // f32 or bf16 [rows, cols]
+  Buffer packed;     // 32-bit units
+};
+
+/// One layer and one key-value head after the other, all pages of it: keys [d][16], then values [16][padded d].
+struct CpuKvPool final : KvPool {
+  Buffer memory;
+  int64_t page_floats = 0;
+  int padded_dim = 0;  // head_dim rounded up to 16
+  float* pages_of(int layer, int head) const {
+    return memory.view().as<float>() + (static_cast<int64_t>(layer) * kv_heads + head) * pages * page_floats;
+  }
+  int64_t values_at() const { return int64_t{head_dim} * kPageKeys; }
+};
+
+/// Memory that grows to the largest request and is kept; counted by the backend.
+class Scratch {
+ public:
+  float* get(Backend& backend, int64_t floats) {
+    if (buffer_.view().size() < floats) {
+      buffer_ = Buffer();  // first, so that both never exist at once
+      buffer_ = Buffer(backend, 1, floats, DType::f32);
+    }
+    return buffer_.view().as<float>();
+  }
+
+ private:
+  Buffer buffer_;
+};
+
+/// The right operand of a product C[M, N] = A[M, K] B[K, N]: already packed, or a source to pack on the way.
+struct RightOperand {
+  const uint32_t* packed = nullptr;
+  PackSource source{};
+};
+
+struct Product {
+  float* c;
+  int64_t m, n, k;
+  bool accumulate;
+  const float* bias;  // [n] or null
+  bool bf16;
+  PackSource a;
+  RightOperand b;
+};
+
+class CpuBackend final : public HostBackend {
+ public:
+  CpuBackend(int threads, const Kernels& kernels);
+
+  std::string name() const override { return "cpu"; }
+  std::string describe() const override;
+
+  std::unique_ptr<Weight> create_weight(int64_t rows, int64_t cols, DType dtype, bool trainable) override;
+  size_t weight_bytes(int64_t rows, int64_t cols, DType dtype, bool trainable) const override;
+  void load_weight(Weight& w, const void* from, DType dtype) override;
+  void read_weight(const Weight& w, void* to) override;
+  View master(Weight& w) override;
+  void refresh(Weight& w) override;
+
+  void embed(View out, const Weight& w, std::span<const int32_t> ids) override;
+  void embed_backward(View dw, View dout, std::span<const int32_t> ids) override;
+  void rms_norm(View y, View rstd, View x, View weight, float eps) override;
+  void rms_norm_backward(View dx, bool accumulate, View dweight, View dy, View x, View rstd, View weight) override;
+  void linear(View y, bool accumulate, View x, const Weight& w, View bias, float scale) override;
+  void linear_backward_input(View dx, bool accumulate, View dy, const Weight& w, float scale) override;
+  void linear_backward_weight(View dw, View dy, View x, DType dtype, float scale) override;
+  void bias_backward(View dbias, View dy) override;
+  void rope(View x, int head_dim, std::span<const int32_t> positions, std::span<const float> inv_freq, float factor,
+            bool inverse) override;
+  void swiglu(View y, View gate, View up) override;
+  void swiglu_backward(View dgate, View dup, View dy, View gate, View up) override;
+  void add(View y, View x) override;
+  void scale(View y, float factor) override;
+
+  std::unique_ptr<KvPool> create_kv_pool(int layers, int kv_heads, int head_dim, int pages) override;
+  size_t kv_page_bytes(int kv_heads, int head_dim) const override;
+  void write_kv(KvPool& pool, int layer, const Forest& forest, View k, View v) override;
+  void attention(View out, View lse, View q, const KvPool& pool, int layer, const Forest& forest, float scale) override;
+  void attention_backward(View dq, View dk, View dv, View dout, View out, View lse, View q, const KvPool& pool,
+                          int layer, const Forest& forest, float scale) override;
+
+  void head_loss(LossResults& results, View dhidden, View dw, View hidden, const Weight& head,
+                 const LossRows& rows) override;
+  void head_sample(std::span<SampleResult> results, View hidden, const Weight& head,
+                   std::span<const SampleParams> params) override;
+  size_t head_scratch_bytes(int64_t vocabulary, int64_t rows) const override;
+
+  double sum_of_squares(View x) override;
+  void adamw(View parameter, View gradient, View moment1, View moment2, const AdamW& options) override;
+  bool has_nonfinite(View x) override;
+  size_t scratch_bytes(int64_t rows, int64_t widest) const override;
+
+ private:
+  /// Calls body(first, count) on pieces of [0, n), on the caller alone where the work is small.
+  template <class Body>
+  void for_pieces(int64_t n, int64_t piece, Body body) {
+    if (n <= piece) {
+      if (n > 0) body(int64_t{0}, n);
+      return;
+    }
+    pool_.run((n + piece - 1) / piece, [&](int64_t i, int) { body(i * piece, std::min(piece, n - i * piece)); });
+  }
+  void pack_weight(CpuWeight& w);
+  int64_t packed_units(int64_t rows, int64_t cols, bool bf16) const;
+  size_t product_scratch_bytes(int64_t rows, int64_t widest) const;
+  size_t attention_scratch_bytes(int64_t rows, int64_t widest) const;
+  void multiply(const Product& product);
+  void multiply_block(const Product& product, int64_t row0, int64_t rows, int64_t unit0, int64_t units);
+  const AttentionPlan& plan_for(const KvPool& pool, const Forest& forest, int group);
+
+  const Kernels& kernels_;
+  ThreadPool pool_;
+  Scratch left_panels_, right_panels_, attention_scratch_, logits_, row_scratch_;
+  AttentionPlan plan_;
+  // Cosines and sines of 256 positions a block, [position][cosines, sines]; kept while the frequencies stay.
+  std::vector<float> rope_frequencies_;
+  std::map<int64_t, Buffer> rope_blocks_;
+};
+
+}  // namespace act::cpu

@@ -1,0 +1,167 @@
+// The two products of attention and the softmax between them, on pages of 16 keys. A score is one chain over the head
+// dimension; an output element is one chain over ascending keys; the softmax sum has 16 lanes by position modulo 16.
+#include "fill.h"
+
+namespace act::cpu::ACT_ISA {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kScoreRows = 8, kScorePages = 3, kWeighRows = 6, kWeighVectors = 4;
+#elif defined(__AVX2__)
+constexpr int kScoreRows = 6, kScorePages = 1, kWeighRows = 6, kWeighVectors = 2;
+#else
+constexpr int kScoreRows = 2, kScorePages = 1, kWeighRows = 4, kWeighVectors = 2;
+#endif
+
+template <int R, int P>
+void score_tile(int64_t depth, const float* a, int64_t a_row, const float* const* pages, float scale, float* s,
+                int64_t stride) {
+  constexpr int V = P * kParts;
+  vf acc[R][V];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+    for (int j = 0; j < V; j++) acc[r][j] = zero();
+  const float* page[P];
+  for (int p = 0; p < P; p++) page[p] = pages[p];
+  for (int64_t i = 0; i < depth; i++) {
+    vf key[V];
+#pragma GCC unroll 4
+    for (int j = 0; j < V; j++) key[j] = load(page[j / kParts] + i * 16 + j % kParts * kWidth);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) {
+      const vf x = broadcast(a[r * a_row + i]);
+#pragma GCC unroll 4
+      for (int j = 0; j < V; j++) acc[r][j] = fma(x, key[j], acc[r][j]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+    for (int j = 0; j < V; j++) store(s + r * stride + j * kWidth, acc[r][j] * scale);
+}
+
+using ScoreTile = void (*)(int64_t, const float*, int64_t, const float* const*, float, float*, int64_t);
+template <int P, int R = 1>
+ScoreTile score_tile_of(int rows) {
+  if constexpr (R <= kScoreRows) {
+    return rows == R ? score_tile<R, P> : score_tile_of<P, R + 1>(rows);
+  } else {
+    return nullptr;
+  }
+}
+
+void scores(int rows, int page_count, int64_t depth, const float* a, int64_t a_row, const float* const* pages,
+            float scale, float* s, int64_t stride) {
+  const ScoreTile widest = score_tile_of<kScorePages>(rows), single = score_tile_of<1>(rows);
+  int p = 0;
+  for (; p + kScorePages <= page_count; p += kScorePages) widest(depth, a, a_row, pages + p, scale, s + 16 * p, stride);
+  for (; p < page_count; p++) single(depth, a, a_row, pages + p, scale, s + 16 * p, stride);
+}
+
+template <int R, int V>
+void weigh_tile(const RowRun* runs, int run_count, int64_t run_stride, const float* p, int64_t p_row, int64_t p_step,
+                int64_t column, float* acc, int64_t acc_stride) {
+  vf sum[R][V];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+    for (int j = 0; j < V; j++) sum[r][j] = load(acc + r * acc_stride + column + j * kWidth);
+  for (int run = 0; run < run_count; run++) {
+    const float* row = runs[run].rows + column;
+    for (int64_t i = 0; i < runs[run].count; i++, row += run_stride, p += p_step) {
+      vf value[V];
+#pragma GCC unroll 4
+      for (int j = 0; j < V; j++) value[j] = load(row + j * kWidth);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; r++) {
+        const vf x = broadcast(p[r * p_row]);
+#pragma GCC unroll 4
+        for (int j = 0; j < V; j++) sum[r][j] = fma(x, value[j], sum[r][j]);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+    for (int j = 0; j < V; j++) store(acc + r * acc_stride + column + j * kWidth, sum[r][j]);
+}
+
+template <int R>
+void weigh_rows(int64_t columns, const RowRun* runs, int run_count, int64_t run_stride, const float* p, int64_t p_row,
+                int64_t p_step, float* acc, int64_t acc_stride) {
+  int64_t column = 0;
+  for (; column + kWeighVectors * kWidth <= columns; column += kWeighVectors * kWidth) {
+    weigh_tile<R, kWeighVectors>(runs, run_count, run_stride, p, p_row, p_step, column, acc, acc_stride);
+  }
+  if (column + 2 * kWidth <= columns) {
+    weigh_tile<R, 2>(runs, run_count, run_stride, p, p_row, p_step, column, acc, acc_stride);
+    column += 2 * kWidth;
+  }
+  for (; column < columns; column += kWidth) {
+    weigh_tile<R, 1>(runs, run_count, run_stride, p, p_row, p_step, column, acc, acc_stride);
+  }
+}
+
+void weigh(int rows, int64_t columns, const RowRun* runs, int run_count, int64_t run_stride, const float* p,
+           int64_t p_row, int64_t p_step, float* acc, int64_t acc_stride) {
+  static_assert(kWeighRows <= 6);
+  switch (rows) {
+    case 1: return weigh_rows<1>(columns, runs, run_count, run_stride, p, p_row, p_step, acc, acc_stride);
+    case 2: return weigh_rows<2>(columns, runs, run_count, run_stride, p, p_row, p_step, acc, acc_stride);
+    case 3: return weigh_rows<3>(columns, runs, run_count, run_stride, p, p_row, p_step, acc, acc_stride);
+    case 4: return weigh_rows<4>(columns, runs, run_count, run_stride, p, p_row, p_step, acc, acc_stride);
+#if defined(__AVX2__)
+    case 5: return weigh_rows<5>(columns, runs, run_count, run_stride, p, p_row, p_step, acc, acc_stride);
+    case 6: return weigh_rows<6>(columns, runs, run_count, run_stride, p, p_row, p_step, acc, acc_stride);
+#endif
+  }
+}
+
+void softmax(float* s, int64_t n, float* max, float* sum) {
+  const int64_t padded = (n + 15) / 16 * 16;
+  for (int64_t i = n; i < padded; i++) s[i] = -__builtin_inff();
+  Lanes top = load_lanes(s);
+  for (int64_t i = 16; i < padded; i += 16) {
+    const Lanes x = load_lanes(s + i);
+    for (int j = 0; j < kParts; j++) top.part[j] = at_least(x.part[j], top.part[j]);
+  }
+  *max = max_of(top);
+  Lanes total = lanes_of(0);
+  for (int64_t i = 0; i < padded; i += 16) {
+    Lanes x = load_lanes(s + i);
+    for (int j = 0; j < kParts; j++) {
+      x.part[j] = exponential(x.part[j] - *max);
+      total.part[j] = total.part[j] + x.part[j];
+    }
+    store_lanes(s + i, x);
+  }
+  *sum = sum_of(total);
+}
+
+void softmax_backward(float* s, float* dp, int64_t n, float lse, float delta, float scale) {
+  const int64_t padded = (n + 15) / 16 * 16;
+  for (int64_t i = n; i < padded; i++) {
+    s[i] = -__builtin_inff();
+    dp[i] = delta;
+  }
+  for (int64_t i = 0; i < padded; i += kWidth) {
+    const vf p = exponential(load(s + i) - lse);
+    store(s + i, p);
+    store(dp + i, p * (load(dp + i) - delta) * scale);
+  }
+}
+
+}  // namespace
+
+void fill_attention(Kernels& k) {
+  k.score_rows = kScoreRows;
+  k.score_pages = kScorePages;
+  k.weigh_rows = kWeighRows;
+  k.scores = scores;
+  k.weigh = weigh;
+  k.softmax = softmax;
+  k.softmax_backward = softmax_backward;
+}
+
+}  // namespace act::cpu::ACT_ISA

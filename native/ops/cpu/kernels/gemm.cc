@@ -1,0 +1,117 @@
+// The micro-kernel of every matrix product: a tile of C stays in registers while one chain of fused multiply-adds per
+// element walks the inner index in ascending order, from C's present value on. That order is the contract (ops.h).
+#include "fill.h"
+
+namespace act::cpu::ACT_ISA {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kRows = 8, kVectors = 3;
+#elif defined(__AVX2__)
+constexpr int kRows = 6, kVectors = 2;
+#else
+constexpr int kRows = 4, kVectors = 2;
+#endif
+constexpr int kColumns = kVectors * kWidth;
+
+template <int R>
+struct Accumulators {
+  vf c[R][kVectors];
+};
+
+template <int R>
+ACT_INLINE void step(Accumulators<R>& acc, const float* a, const vf (&b)[kVectors]) {
+#pragma GCC unroll 8
+  for (int i = 0; i < R; i++) {
+    const vf x = broadcast(a[i]);
+#pragma GCC unroll 3
+    for (int j = 0; j < kVectors; j++) acc.c[i][j] = fma(x, b[j], acc.c[i][j]);
+  }
+}
+
+template <bool BF16, int R>
+void tile(const GemmTile& t) {
+  Accumulators<R> acc;
+  const int columns = t.columns;
+#pragma GCC unroll 8
+  for (int i = 0; i < R; i++) {
+#pragma GCC unroll 3
+    for (int j = 0; j < kVectors; j++) {
+      const int left = columns - j * kWidth;
+      const float* from = t.init + i * t.init_stride + j * kWidth;
+      acc.c[i][j] = !t.init || left <= 0 ? zero() : load_up_to(from, left);
+    }
+  }
+  const char* prefetch = t.prefetch;
+  const int64_t prefetch_step = prefetch ? 64 : 0;
+  if (!prefetch) prefetch = static_cast<const char*>(t.b);
+  if constexpr (!BF16) {
+    const float *a = static_cast<const float*>(t.a), *b = static_cast<const float*>(t.b);
+    for (int64_t k = 0; k < t.units; k++, a += R, b += kColumns, prefetch += prefetch_step) {
+      __builtin_prefetch(prefetch, 0, 2);
+      vf y[kVectors];
+#pragma GCC unroll 3
+      for (int j = 0; j < kVectors; j++) y[j] = load(b + j * kWidth);
+      step<R>(acc, a, y);
+    }
+  } else {
+#if defined(__AVX512BF16__)
+    const uint32_t *a = static_cast<const uint32_t*>(t.a), *b = static_cast<const uint32_t*>(t.b);
+    for (int64_t k = 0; k < t.units; k++, a += R, b += kColumns, prefetch += prefetch_step) {
+      __builtin_prefetch(prefetch, 0, 2);
+      vu y[kVectors];
+#pragma GCC unroll 3
+      for (int j = 0; j < kVectors; j++) y[j] = load_bits(b + j * kWidth);
+#pragma GCC unroll 8
+      for (int i = 0; i < R; i++) {
+        const vu x = broadcast_bits(a[i]);
+#pragma GCC unroll 3
+        for (int j = 0; j < kVectors; j++) acc.c[i][j] = _mm512_dpbf16_ps(acc.c[i][j], (__m512bh)x, (__m512bh)y[j]);
+      }
+    }
+#else
+    const float* a = static_cast<const float*>(t.a);
+    const uint32_t* b = static_cast<const uint32_t*>(t.b);
+    for (int64_t k = 0; k < t.units; k++, a += 2 * R, b += kColumns, prefetch += prefetch_step) {
+      __builtin_prefetch(prefetch, 0, 2);
+      vf y[kVectors];
+#pragma GCC unroll 3
+      for (int j = 0; j < kVectors; j++) y[j] = (vf)(load_bits(b + j * kWidth) << 16);
+      step<R>(acc, a, y);
+#pragma GCC unroll 3
+      for (int j = 0; j < kVectors; j++) y[j] = (vf)(load_bits(b + j * kWidth) & 0xffff0000u);
+      step<R>(acc, a + R, y);
+    }
+#endif
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < R; i++) {
+#pragma GCC unroll 3
+    for (int j = 0; j < kVectors; j++) {
+      const int left = columns - j * kWidth;
+      if (left > 0) store_up_to(t.c + i * t.c_stride + j * kWidth, acc.c[i][j], left);
+    }
+  }
+}
+
+template <bool BF16, int R>
+void fill_row(Kernels& k) {
+  k.gemm[BF16][R] = tile<BF16, R>;
+  if constexpr (R < kRows) fill_row<BF16, R + 1>(k);
+}
+
+}  // namespace
+
+void fill_gemm(Kernels& k) {
+  k.gemm_rows = kRows;
+  k.gemm_columns = kColumns;
+#if defined(__AVX512BF16__)
+  k.bf16_dot = true;
+#else
+  k.bf16_dot = false;
+#endif
+  fill_row<false, 1>(k);
+  fill_row<true, 1>(k);
+}
+
+}  // namespace act::cpu::ACT_ISA

@@ -1,0 +1,119 @@
+// The single-threaded vector kernels, one table of them per instruction set.
+//
+// Every .cc file of this folder is compiled once per instruction set (CMakeLists.txt), with ACT_ISA naming the namespace
+// it lands in, so no two copies share a symbol. Those files use no std:: functions: an inline function compiled with
+// AVX-512 could otherwise be the copy that the linker keeps for everyone.
+#pragma once
+#include <cstdint>
+
+namespace act::cpu {
+
+/// One tile of a matrix product: c[rows x columns] = init + A B over `units` inner steps.
+/// A unit is one inner index of an fp32 product, or an ascending pair of them of a bf16 product.
+struct GemmTile {
+  int64_t units;
+  const void* a;        // packed panel of exactly `rows` rows
+  const void* b;        // packed panel of `gemm_columns` columns
+  const float* init;    // null: zeros
+  int64_t init_stride;  // floats from row to row of init; 0 for a bias
+  float* c;
+  int64_t c_stride;
+  int columns;           // 1..gemm_columns
+  const char* prefetch;  // brought into L2, one cache line a unit; null: nothing
+};
+using GemmKernel = void (*)(const GemmTile&);
+
+/// How a packed panel of `width` rows stores its units: width floats; width floats rounded to bf16 (two steps a unit,
+/// for processors that widen bf16); width pairs of bf16 in 32 bits, the lower index in the low half.
+enum class PanelFormat : uint8_t { f32, rounded, pairs };
+
+/// A matrix to be packed: element (row, inner).
+struct PackSource {
+  const void* data;
+  int64_t stride;         // elements
+  bool bf16;              // else f32
+  bool inner_contiguous;  // true: data[row * stride + inner], false: data[inner * stride + row]
+  float scale;            // multiplies f32 elements before rounding
+};
+
+/// A run of rows in memory: `count` rows from `rows` on.
+struct RowRun {
+  const float* rows;
+  int64_t count;
+};
+
+constexpr int kMaxTileRows = 8;
+
+struct AdamWScalars {
+  float learning_rate, beta1, beta2, epsilon, weight_decay, grad_scale;
+  float correction1, correction2;  // 1 / (1 - beta^step)
+};
+
+/// max, sum of exp(z - max) and sum of exp(z - max) (z - max) of z = factor * x.
+struct SoftmaxStats {
+  float max, sum, weighted;
+};
+
+struct Kernels {
+  const char* name;
+  int gemm_rows, gemm_columns;       // the largest tile
+  bool bf16_dot;                     // bf16 products take A as pairs, else rounded
+  GemmKernel gemm[2][kMaxTileRows + 1];  // [bf16][rows]
+
+  /// Packs rows row0 .. row0 + rows (zeros up to `width`) and `inner` inner indices from `inner0` on (zeros up to a
+  /// whole unit).
+  void (*pack)(const PackSource& source, int64_t row0, int rows, int64_t inner0, int64_t inner, PanelFormat format,
+               int width, void* out);
+
+  // --- attention ---
+  int score_rows, score_pages;  // the largest tile of `scores`
+  /// s[r * stride + 16 p + lane] = scale * sum over i < depth of a[r * a_row + i] * pages[p][i * 16 + lane].
+  void (*scores)(int rows, int page_count, int64_t depth, const float* a, int64_t a_row, const float* const* pages,
+                 float scale, float* s, int64_t stride);
+  int weigh_rows;  // the largest `rows` of `weigh`
+  /// acc[r * acc_stride + c] += sum over the runs' rows i (numbered through) of p[r * p_row + i * p_step] * row_i[c], one
+  /// chain per element; `columns` is a multiple of 16.
+  void (*weigh)(int rows, int64_t columns, const RowRun* runs, int run_count, int64_t run_stride, const float* p,
+                int64_t p_row, int64_t p_step, float* acc, int64_t acc_stride);
+  /// s[0..n) = exp(s - max), s[n .. n rounded up to 16) = 0; lane sums by index modulo 16.
+  void (*softmax)(float* s, int64_t n, float* max, float* sum);
+  /// p[i] = exp(s[i] - lse), ds[i] = p[i] * (dp[i] - delta) * scale for i < n, 0 up to a multiple of 16. dp becomes ds,
+  /// s becomes p.
+  void (*softmax_backward)(float* s, float* dp, int64_t n, float lse, float delta, float scale);
+
+  // --- elementwise and rows ---
+  void (*exp)(float* y, const float* x, int64_t n);
+  void (*swiglu)(float* y, const float* gate, const float* up, int64_t n);
+  void (*swiglu_backward)(float* dgate, float* dup, const float* dy, const float* gate, const float* up, int64_t n);
+  void (*add)(float* y, const float* x, int64_t n);
+  void (*scale)(float* y, float factor, int64_t n);
+  void (*round_bf16)(float* y, const float* x, int64_t n);  // fp32 numbers rounded to bf16
+  float (*dot)(const float* a, const float* b, int64_t n);  // 32 interleaved chains, fixed tree
+  /// Returns 1 / rms.
+  float (*rms_norm)(float* y, const float* x, const float* weight, float eps, int64_t n);
+  void (*rms_norm_backward)(float* dx, bool accumulate, const float* dy, const float* x, const float* weight, float rstd,
+                            int64_t n);
+  /// dweight[c] += dy[c] * (x[c] * rstd)
+  void (*rms_norm_weight)(float* dweight, const float* dy, const float* x, float rstd, int64_t n);
+  void (*rotate)(float* x, const float* cosine, const float* sine, int64_t half);
+
+  // --- head ---
+  SoftmaxStats (*softmax_stats)(const float* x, float factor, int64_t n);
+  /// x[i] = factor * p_i * (entropy_weight * (log p_i + entropy) - gradient), p = softmax(factor * x) given its stats.
+  void (*softmax_gradient)(float* x, float factor, const SoftmaxStats& stats, float log_sum, float gradient,
+                           float entropy_weight, float entropy, int64_t n);
+  /// y[i] = exp((x[i] - max) * inverse_temperature); returns their sum (16 lanes, fixed tree).
+  float (*masses)(float* y, const float* x, float max, float inverse_temperature, int64_t n);
+
+  // --- optimizer ---
+  void (*adamw)(float* p, const float* g, float* m, float* v, const AdamWScalars& o, int64_t n);
+  double (*sum_of_squares)(const float* x, int64_t n);
+  bool (*has_nonfinite)(const float* x, int64_t n);
+};
+
+namespace portable { const Kernels& kernels(); }
+namespace avx2 { const Kernels& kernels(); }
+namespace avx512 { const Kernels& kernels(); }
+namespace avx512bf16 { const Kernels& kernels(); }
+
+}  // namespace act::cpu

@@ -1,0 +1,205 @@
+// Packing: brings a matrix into panels of `width` rows, unit by unit, so that the micro-kernel reads both operands as
+// straight streams. One routine for every operand of every product; only the loader of a unit differs.
+#include <utility>
+
+#include "fill.h"
+
+namespace act::cpu::ACT_ISA {
+namespace {
+
+template <int S, size_t... I>
+ACT_INLINE vu first_blocks(vu a, vu b, std::index_sequence<I...>) {
+  // lane l: a[l] in even blocks of S lanes, b[l - S] in odd ones
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, ((I / S) % 2 == 0 ? I : I - S + kWidth)...);
+#else
+  return __builtin_shuffle(a, b, (vi){static_cast<int>((I / S) % 2 == 0 ? I : I - S + kWidth)...});
+#endif
+}
+template <int S, size_t... I>
+ACT_INLINE vu second_blocks(vu a, vu b, std::index_sequence<I...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, ((I / S) % 2 == 0 ? I + S : I + kWidth)...);
+#else
+  return __builtin_shuffle(a, b, (vi){static_cast<int>((I / S) % 2 == 0 ? I + S : I + kWidth)...});
+#endif
+}
+
+/// Transposes a block of kWidth x kWidth: exchanges off-diagonal halves at distance kWidth / 2, then / 4, ...
+template <int S = kWidth / 2>
+ACT_INLINE void transpose(vu (&x)[kWidth]) {
+  constexpr auto lanes = std::make_index_sequence<kWidth>{};
+#pragma GCC unroll 16
+  for (int i = 0; i < kWidth; i++) {
+    if ((i / S) % 2 == 0) {
+      const vu a = x[i], b = x[i + S];
+      x[i] = first_blocks<S>(a, b, lanes);
+      x[i + S] = second_blocks<S>(a, b, lanes);
+    }
+  }
+  if constexpr (S > 1) transpose<S / 2>(x);
+}
+
+template <size_t... I>
+ACT_INLINE vf even_lanes(vf a, vf b, std::index_sequence<I...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, (2 * I)...);
+#else
+  return __builtin_shuffle(a, b, (vi){static_cast<int>(2 * I)...});
+#endif
+}
+template <size_t... I>
+ACT_INLINE vf odd_lanes(vf a, vf b, std::index_sequence<I...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, (2 * I + 1)...);
+#else
+  return __builtin_shuffle(a, b, (vi){static_cast<int>(2 * I + 1)...});
+#endif
+}
+
+/// Pairs of bf16 from two fp32 vectors: lane = low | high << 16.
+ACT_INLINE vu pair(vf low, vf high) { return (round_bits(low) >> 16) | round_bits(high); }
+
+/// kWidth consecutive units along a row: fp32 source.
+template <PanelFormat F>
+ACT_INLINE vu load_units(const float* p, vf scale) {
+  if constexpr (F == PanelFormat::f32) return (vu)(load(p) * scale);
+  if constexpr (F == PanelFormat::rounded) return round_bits(load(p) * scale);
+  const vf a = load(p) * scale, b = load(p + kWidth) * scale;
+#if defined(__AVX512BF16__)
+  return (vu)_mm512_cvtne2ps_pbh(b, a);
+#else
+  constexpr auto lanes = std::make_index_sequence<kWidth>{};
+  return pair(even_lanes(a, b, lanes), odd_lanes(a, b, lanes));
+#endif
+}
+ACT_INLINE vu widen(const uint16_t* p) {
+  vh h;
+  memcpy(&h, p, sizeof h);
+  return __builtin_convertvector(h, vu);
+}
+/// bf16 source.
+template <PanelFormat F>
+ACT_INLINE vu load_units(const uint16_t* p, vf) {
+  if constexpr (F == PanelFormat::pairs) return load_bits(p);
+  return widen(p) << 16;
+}
+
+template <class E, PanelFormat F>
+void pack_inner_contiguous(const PackSource& s, int64_t row0, int rows, int64_t inner0, int64_t inner, int width,
+                           uint32_t* out) {
+  constexpr int kPerStep = F == PanelFormat::pairs ? 2 : 1;
+  const int64_t steps = F == PanelFormat::f32 ? inner : F == PanelFormat::rounded ? (inner + 1) / 2 * 2 : (inner + 1) / 2;
+  const E* base = static_cast<const E*>(s.data) + row0 * s.stride + inner0;
+  const vf scale = broadcast(s.scale);
+  for (int group = 0; group < width; group += kWidth) {
+    const int group_width = width - group < kWidth ? width - group : kWidth;
+    for (int64_t k = 0; k < steps; k += kWidth) {
+      vu block[kWidth];
+      const int64_t left = inner - k * kPerStep;  // source elements still there
+      if (left >= kWidth * kPerStep) {
+#pragma GCC unroll 16
+        for (int r = 0; r < kWidth; r++) {
+          block[r] = group + r < rows ? load_units<F>(base + (group + r) * s.stride + k * kPerStep, scale) : vu{};
+        }
+      } else {
+        for (int r = 0; r < kWidth; r++) {
+          E padded[kWidth * 2] = {};
+          if (group + r < rows) {
+            for (int64_t i = 0; i < left; i++) padded[i] = base[(group + r) * s.stride + k * kPerStep + i];
+          }
+          block[r] = load_units<F>(padded, scale);
+        }
+      }
+      transpose(block);
+      const int64_t count = steps - k < kWidth ? steps - k : kWidth;
+      uint32_t* to = out + k * width + group;
+      // A narrow panel's whole-vector store runs over into the next steps, which are written after it; only near the
+      // panel's end there is nothing after it to run into.
+      const bool whole = group_width == kWidth || (k + count) * width + kWidth <= steps * width;
+      for (int64_t i = 0; i < count; i++) {
+        if (whole) {
+          store_bits(to + i * width, block[i]);
+        } else {
+          store_first(reinterpret_cast<float*>(to + i * width), (vf)block[i], group_width);
+        }
+      }
+    }
+  }
+}
+
+/// One step of kWidth rows that lie side by side in memory: fp32.
+template <PanelFormat F>
+ACT_INLINE vu load_step(const float* p, const float* next, int64_t n, vf scale) {
+  if constexpr (F == PanelFormat::f32) return (vu)(load_up_to(p, n) * scale);
+  if constexpr (F == PanelFormat::rounded) return round_bits(load_up_to(p, n) * scale);
+  return pair(load_up_to(p, n) * scale, next ? load_up_to(next, n) * scale : zero());
+}
+ACT_INLINE vu widen_up_to(const uint16_t* p, int64_t n) {
+  if (n >= kWidth) return widen(p);
+  uint16_t padded[kWidth] = {};
+  for (int64_t i = 0; i < n; i++) padded[i] = p[i];
+  return widen(padded);
+}
+template <PanelFormat F>
+ACT_INLINE vu load_step(const uint16_t* p, const uint16_t* next, int64_t n, vf) {
+  if constexpr (F == PanelFormat::pairs) return widen_up_to(p, n) | (next ? widen_up_to(next, n) << 16 : vu{});
+  return widen_up_to(p, n) << 16;
+}
+
+template <class E, PanelFormat F>
+void pack_rows_contiguous(const PackSource& s, int64_t row0, int rows, int64_t inner0, int64_t inner, int width,
+                          uint32_t* out) {
+  constexpr int kPerStep = F == PanelFormat::pairs ? 2 : 1;
+  const int64_t steps = F == PanelFormat::f32 ? inner : F == PanelFormat::rounded ? (inner + 1) / 2 * 2 : (inner + 1) / 2;
+  const E* base = static_cast<const E*>(s.data) + inner0 * s.stride + row0;
+  const vf scale = broadcast(s.scale);
+  for (int64_t k = 0; k < steps; k++) {
+    const int64_t i = k * kPerStep;
+    const E *p = base + i * s.stride, *next = i + 1 < inner ? p + s.stride : nullptr;
+    for (int group = 0; group < width; group += kWidth) {
+      const int there = rows - group;
+      const vu v = there > 0 && i < inner ? load_step<F>(p + group, next ? next + group : nullptr, there, scale) : vu{};
+      uint32_t* to = out + k * width + group;
+      if (width - group >= kWidth) {
+        store_bits(to, v);
+      } else {
+        store_first(reinterpret_cast<float*>(to), (vf)v, width - group);
+      }
+    }
+  }
+}
+
+template <class E, PanelFormat F>
+void pack_format(const PackSource& s, int64_t row0, int rows, int64_t inner0, int64_t inner, int width, uint32_t* out) {
+  if (s.inner_contiguous) {
+    pack_inner_contiguous<E, F>(s, row0, rows, inner0, inner, width, out);
+  } else {
+    pack_rows_contiguous<E, F>(s, row0, rows, inner0, inner, width, out);
+  }
+}
+
+template <class E>
+void pack_element(const PackSource& s, int64_t row0, int rows, int64_t inner0, int64_t inner, PanelFormat format,
+                  int width, uint32_t* out) {
+  switch (format) {
+    case PanelFormat::f32: return pack_format<E, PanelFormat::f32>(s, row0, rows, inner0, inner, width, out);
+    case PanelFormat::rounded: return pack_format<E, PanelFormat::rounded>(s, row0, rows, inner0, inner, width, out);
+    case PanelFormat::pairs: return pack_format<E, PanelFormat::pairs>(s, row0, rows, inner0, inner, width, out);
+  }
+}
+
+void pack(const PackSource& s, int64_t row0, int rows, int64_t inner0, int64_t inner, PanelFormat format, int width,
+          void* out) {
+  if (s.bf16) {
+    pack_element<uint16_t>(s, row0, rows, inner0, inner, format, width, static_cast<uint32_t*>(out));
+  } else {
+    pack_element<float>(s, row0, rows, inner0, inner, format, width, static_cast<uint32_t*>(out));
+  }
+}
+
+}  // namespace
+
+void fill_pack(Kernels& k) { k.pack = pack; }
+
+}  // namespace act::cpu::ACT_ISA

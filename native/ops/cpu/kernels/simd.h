@@ -1,0 +1,194 @@
+// One vector register of the instruction set this file is compiled for, and 16 lanes made of them.
+// Arithmetic is written with the operators of GCC's and Clang's vector types; only what they lack is an intrinsic here.
+// The kernels are compiled with -ffp-contract=off: a multiply and an add fuse where fma() says so and nowhere else, so
+// that an element's bits do not depend on which loop or tail computed it.
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+#include "kernels.h"
+
+#ifndef ACT_ISA
+#error "ACT_ISA names the namespace of this instruction set"
+#endif
+#define ACT_INLINE static inline __attribute__((always_inline))
+
+namespace act::cpu::ACT_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kWidth = 16;
+#elif defined(__AVX2__)
+constexpr int kWidth = 8;
+#else
+constexpr int kWidth = 4;
+#endif
+
+typedef float vf __attribute__((vector_size(4 * kWidth)));
+typedef int32_t vi __attribute__((vector_size(4 * kWidth)));
+typedef uint32_t vu __attribute__((vector_size(4 * kWidth)));
+typedef uint16_t vh __attribute__((vector_size(2 * kWidth)));
+
+ACT_INLINE vf zero() { return vf{}; }
+ACT_INLINE vf broadcast(float x) { return x - vf{}; }
+ACT_INLINE vu broadcast_bits(uint32_t x) { return x + vu{}; }
+
+ACT_INLINE vf load(const float* p) {
+  vf v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+ACT_INLINE void store(float* p, vf v) { memcpy(p, &v, sizeof v); }
+ACT_INLINE vu load_bits(const void* p) {
+  vu v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+ACT_INLINE void store_bits(void* p, vu v) { memcpy(p, &v, sizeof v); }
+
+#if defined(__AVX2__) && !defined(__AVX512F__)
+alignas(64) static const int32_t kFirstLanes[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+#endif
+
+/// The first n lanes, 0 <= n <= kWidth, the others 0; memory behind them is not touched.
+ACT_INLINE vf load_first(const float* p, int64_t n) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p);
+#elif defined(__AVX2__)
+  return _mm256_maskload_ps(p, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kFirstLanes + 8 - n)));
+#else
+  float lanes[kWidth] = {};
+  for (int64_t i = 0; i < n; i++) lanes[i] = p[i];
+  return load(lanes);
+#endif
+}
+ACT_INLINE void store_first(float* p, vf v, int64_t n) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1), v);
+#elif defined(__AVX2__)
+  _mm256_maskstore_ps(p, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kFirstLanes + 8 - n)), v);
+#else
+  float lanes[kWidth];
+  store(lanes, v);
+  for (int64_t i = 0; i < n; i++) p[i] = lanes[i];
+#endif
+}
+/// A whole vector where n allows it, else the first n lanes.
+ACT_INLINE vf load_up_to(const float* p, int64_t n) { return n >= kWidth ? load(p) : load_first(p, n); }
+ACT_INLINE void store_up_to(float* p, vf v, int64_t n) {
+  if (n >= kWidth) {
+    store(p, v);
+  } else {
+    store_first(p, v, n);
+  }
+}
+
+/// a * b + c, rounded once where the processor can.
+ACT_INLINE vf fma(vf a, vf b, vf c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(__AVX2__)
+  return _mm256_fmadd_ps(a, b, c);
+#elif defined(__ARM_NEON) && defined(__ARM_FEATURE_FMA)
+  return vfmaq_f32(c, a, b);
+#else
+  return a * b + c;
+#endif
+}
+
+/// A NaN in `a` stays.
+ACT_INLINE vf at_least(vf a, vf bound) { return a < bound ? bound : a; }
+ACT_INLINE vf at_most(vf a, vf bound) { return a > bound ? bound : a; }
+
+ACT_INLINE vf square_root(vf x) {
+#if defined(__AVX512F__)
+  return _mm512_sqrt_ps(x);
+#elif defined(__AVX2__)
+  return _mm256_sqrt_ps(x);
+#else
+  for (int i = 0; i < kWidth; i++) x[i] = __builtin_sqrtf(x[i]);
+  return x;
+#endif
+}
+
+/// fp32 rounded to nearest even bf16, still in 32 bits (the low half is 0). NaN stays NaN.
+ACT_INLINE vu round_bits(vf x) {
+  const vu u = (vu)x;
+  const vu rounded = (u + 0x7fffu + ((u >> 16) & 1u)) & 0xffff0000u;
+  return (u & 0x7fffffffu) > 0x7f800000u ? ((u | 0x400000u) & 0xffff0000u) : rounded;
+}
+
+// --- 16 lanes: the unit of every reduction whose order is part of the contract ---------------------------------------
+constexpr int kParts = 16 / kWidth;
+struct Lanes {
+  vf part[kParts];
+};
+ACT_INLINE Lanes lanes_of(float x) {
+  Lanes r;
+  for (int i = 0; i < kParts; i++) r.part[i] = broadcast(x);
+  return r;
+}
+ACT_INLINE Lanes load_lanes(const float* p) {
+  Lanes r;
+  for (int i = 0; i < kParts; i++) r.part[i] = load(p + i * kWidth);
+  return r;
+}
+/// The first n of 16 lanes, the others 0.
+ACT_INLINE Lanes load_lanes_first(const float* p, int64_t n) {
+  Lanes r;
+  for (int i = 0; i < kParts; i++) {
+    const int64_t left = n - i * kWidth;
+    r.part[i] = left <= 0 ? zero() : load_up_to(p + i * kWidth, left);
+  }
+  return r;
+}
+ACT_INLINE void store_lanes(float* p, const Lanes& x) {
+  for (int i = 0; i < kParts; i++) store(p + i * kWidth, x.part[i]);
+}
+/// The fixed tree: lane i + lane i + 8, then + 4, + 2, + 1.
+ACT_INLINE float sum_of(const Lanes& x) {
+  float l[16];
+  store_lanes(l, x);
+  for (int step = 8; step > 0; step /= 2) {
+    for (int i = 0; i < step; i++) l[i] = l[i] + l[i + step];
+  }
+  return l[0];
+}
+ACT_INLINE float max_of(const Lanes& x) {
+  float l[16];
+  store_lanes(l, x);
+  for (int step = 8; step > 0; step /= 2) {
+    for (int i = 0; i < step; i++) l[i] = l[i] < l[i + step] ? l[i + step] : l[i];
+  }
+  return l[0];
+}
+
+/// exp, error below 1 ulp with fma. Below -104 exactly 0, above 88.73 infinity, NaN stays.
+/// x = n ln 2 + r with |r| <= ln 2 / 2. The polynomial of degree 5 approximates (exp(r) - 1 - r) / r^2 with the least
+/// maximal relative error of exp(r) (Lawson's iteration, coefficients rounded to fp32 from the lowest up and the rest
+/// refitted: 1.3e-10). 2^n is applied in two factors so that subnormal results are rounded once.
+ACT_INLINE vf exponential(vf x) {
+  x = at_most(at_least(x, broadcast(-104.0f)), broadcast(89.0f));
+  const vf magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+  const vf shifted = fma(x, broadcast(1.44269504088896341f), magic);
+  const vf n = shifted - magic;
+  vf r = fma(n, broadcast(-0.693145751953125f), x);  // ln 2 in two parts; n times the first is exact
+  r = fma(n, broadcast(-1.428606765330187e-6f), r);
+  vf p = broadcast(1.956953492e-4f);
+  p = fma(p, r, broadcast(1.393542509e-3f));
+  p = fma(p, r, broadcast(8.333896287e-3f));
+  p = fma(p, r, broadcast(4.166645929e-2f));
+  p = fma(p, r, broadcast(1.666666418e-1f));
+  p = fma(p, r, broadcast(0.5f));
+  p = fma(p, r * r, r) + 1.0f;
+  const vi whole = (vi)shifted - (vi)magic;
+  const vi first = whole >> 1, second = whole - first;
+  return p * (vf)((first + 127) << 23) * (vf)((second + 127) << 23);
+}
+
+}  // namespace act::cpu::ACT_ISA

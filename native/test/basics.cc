@@ -1,0 +1,182 @@
+// Memory, conversions, argument checks, and the vector exponential.
+#include <cmath>
+#include <cstring>
+#include <map>
+
+#include "../ops/cpu/kernels/kernels.h"
+#include "../ops/cpu/thread_pool.h"
+#include "../ops/floats.h"
+#include "harness.h"
+
+namespace act::test {
+namespace {
+
+template <class Call>
+void expect_error(const std::string& code, Call call) {
+  try {
+    call();
+  } catch (const Error& e) {
+    expect(e.code == code, "expected " + code + ", got " + e.code + ": " + e.what());
+    return;
+  }
+  throw Failure{"expected an error " + code};
+}
+
+void counts_memory() {
+  for (auto& b : {make_reference_backend(), make_cpu_backend(2)}) {
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      for (const bool trainable : {false, true}) {
+        for (const int64_t rows : {1, 50, 97}) {
+          const size_t before = b->allocated;
+          auto w = b->create_weight(rows, 33, dtype, trainable);
+          expect(b->allocated - before == b->weight_bytes(rows, 33, dtype, trainable), "weight_bytes is not what create_weight takes");
+          w.reset();
+          expect(b->allocated == before, "a freed weight stays counted");
+        }
+      }
+    }
+    const size_t before = b->allocated;
+    auto pool = b->create_kv_pool(3, 2, 20, 5);
+    expect(b->allocated - before == 3 * 5 * b->kv_page_bytes(2, 20), "kv_page_bytes is not what a pool takes");
+    pool.reset();
+    {
+      Buffer large(*b, 3000, 1001, DType::f32);  // its memory comes from mmap
+      expect(reinterpret_cast<uintptr_t>(large.view().data) % 64 == 0, "not aligned");
+      for (int64_t i = 0; i < large.view().size(); i += 997) expect(large.view().as<float>()[i] == 0, "not zero-filled");
+      Buffer moved = std::move(large);
+      expect(!large && b->allocated == before + 3000 * 1001 * 4, "moving a buffer changes the count");
+    }
+    expect(b->allocated == before && b->peak >= before + 3000 * 1001 * 4, "the count or the peak is wrong");
+    expect_error("OUT_OF_MEMORY", [&] { Buffer impossible(*b, int64_t{1} << 45, 64, DType::f32); });
+    expect(b->allocated == before, "a failed allocation stays counted");
+  }
+}
+
+void rejects_bad_arguments() {
+  expect_error("BAD_ARGUMENT", [] { make_cpu_backend(0); });
+  for (auto& b : {make_reference_backend(), make_cpu_backend(2)}) {
+    const Tensor t = zeros("w", 4, 6);
+    const auto w = make_weight(*b, t, DType::f32, false);
+    const OnDevice x(*b, 2, 5), y(*b, 2, 4);
+    expect_error("BAD_ARGUMENT", [&] { b->linear(y, false, x, *w, {}); });
+    expect_error("BAD_ARGUMENT", [&] { b->master(*w); });
+    expect_error("BAD_ARGUMENT", [&] { b->create_weight(2, 2, DType::i32, false); });
+    auto pool = b->create_kv_pool(1, 1, 4, 2);
+    const OnDevice k(*b, 3, 4);
+    ForestShape f;
+    f.add(-1, 3, 3);
+    ForestShape wrong = f;
+    wrong.segments[0].position = 1;
+    expect_error("BAD_ARGUMENT", [&] { b->write_kv(*pool, 0, wrong.forest(), k, k); });
+    wrong = f;
+    wrong.segments[0].first_lane = 14;
+    expect_error("BAD_ARGUMENT", [&] { b->write_kv(*pool, 0, wrong.forest(), k, k); });
+  }
+  auto cpu = make_cpu_backend(1);
+  auto pool = cpu->create_kv_pool(1, 1, 4, 2);
+  ForestShape f;
+  f.add(-1, 3, 3);
+  f.pages[0] = 2;
+  const OnDevice k(*cpu, 3, 4);
+  expect_error("BAD_ARGUMENT", [&] { cpu->write_kv(*pool, 0, f.forest(), k, k); });
+}
+
+void converts_weights() {
+  // Every bf16 and every f16 value, and ties, through load and read.
+  expect(float_to_bf16(1.00390625f) == 0x3f80, "a tie must go to the even neighbor");
+  expect(float_to_bf16(1.01171875f) == 0x3f82, "a tie must go to the even neighbor");
+  expect(std::isnan(bf16_to_float(float_to_bf16(float_from_bits(0x7f800001)))), "a NaN must stay a NaN");
+  for (uint32_t h = 0; h < 65536; h++) {
+    const float x = f16_to_float(static_cast<uint16_t>(h)), y = bf16_to_float(static_cast<uint16_t>(h));
+    if (!std::isnan(x)) expect(float_to_f16(x) == h, "f16 does not survive");
+    if (!std::isnan(y)) expect(float_to_bf16(y) == h, "bf16 does not survive");
+  }
+  expect(f16_to_float(0x0001) == 0x1p-24f && f16_to_float(0x7bff) == 65504.0f && float_to_f16(65520.0f) == 0x7c00, "f16 ends");
+  Rng rng(2);
+  const Tensor t = random(rng, "w", 13, 21);
+  for (auto& b : {make_reference_backend(), make_cpu_backend(2)}) {
+    for (const bool trainable : {false, true}) {
+      const auto w = make_weight(*b, t, DType::bf16, trainable);
+      std::vector<uint16_t> read(t.values.size());
+      b->read_weight(*w, read.data());
+      for (size_t i = 0; i < read.size(); i++) expect(read[i] == float_to_bf16(t.values[i]), "bf16 weight reads back wrong");
+      if (!trainable) continue;
+      std::vector<float> master(t.values.size());
+      b->download(master.data(), b->master(*w));
+      expect(std::memcmp(master.data(), t.values.data(), master.size() * 4) == 0, "the master must keep fp32");
+      b->scale(b->master(*w), 2);
+      b->refresh(*w);
+      const OnDevice x(*b, 1, 21), y(*b, 1, 13);
+      b->fill(x, 0);
+      x.view().as<float>()[5] = 1;
+      b->linear(y, false, x, *w, {});
+      for (int64_t n = 0; n < 13; n++) {
+        expect(y.view().as<float>()[n] == round_to_bf16(2 * t.values[static_cast<size_t>(n * 21 + 5)]), "refresh does not reach the forward pass");
+      }
+    }
+  }
+}
+
+void pool_runs_everything() {
+  for (int round = 0; round < 200; round++) {
+    cpu::ThreadPool first(3), second(2);
+    std::atomic<int64_t> sum{0};
+    for (int job = 0; job < 20; job++) {
+      first.run(job, [&](int64_t i, int) { sum += i; });
+      second.run(job, [&](int64_t i, int) { sum -= i; });
+    }
+    expect(sum == 0, "a task ran twice or not at all");
+  }
+  cpu::ThreadPool pool(3);
+  expect_error("ABORTED", [&] { pool.run(100, [](int64_t i, int) { if (i == 40) throw Error("ABORTED", ""); }); });
+  std::atomic<int> after{0};
+  pool.run(50, [&](int64_t, int) { after++; });
+  expect(after == 50, "the pool is broken after an exception");
+}
+
+const cpu::Kernels& kernels_of(Isa isa) {
+#if defined(__x86_64__)
+  if (isa == Isa::avx2) return cpu::avx2::kernels();
+  if (isa == Isa::avx512) return cpu::avx512::kernels();
+  if (isa == Isa::avx512bf16) return cpu::avx512bf16::kernels();
+#endif
+  return cpu::portable::kernels();
+}
+
+/// Largest error of exp in units of the last place of the true value, over the whole range.
+void exponential_is_accurate(Isa isa) {
+  const auto& k = kernels_of(isa);
+  std::vector<float> x, y;
+  for (double v = -104.5; v < 88.7; v += 0.00037) x.push_back(static_cast<float>(v));
+  for (const float special : {0.0f, -0.0f, -1e-30f, 88.7228f, -87.4f, -103.97f}) x.push_back(special);
+  y.resize(x.size());
+  k.exp(y.data(), x.data(), static_cast<int64_t>(x.size()));
+  double worst = 0;
+  for (size_t i = 0; i < x.size(); i++) {
+    const double want = std::exp(static_cast<double>(x[i]));
+    const double ulp = std::ldexp(1.0, std::max(-149, std::ilogb(want) - 23));
+    worst = std::max(worst, std::fabs(y[i] - want) / ulp);
+  }
+  expect(worst <= 2, "exp is off by " + std::to_string(worst) + " ulp");
+  const float edges[] = {-INFINITY, INFINITY, 200, -200, NAN};
+  float out[5];
+  k.exp(out, edges, 5);
+  expect(out[0] == 0 && std::isinf(out[1]) && std::isinf(out[2]) && out[3] == 0 && std::isnan(out[4]), "exp at the edges");
+}
+
+}  // namespace
+
+void memory_checks(std::vector<Check>& checks) {
+  checks.push_back({"memory is counted and freed", counts_memory});
+  checks.push_back({"bad arguments are refused", rejects_bad_arguments});
+  checks.push_back({"weights convert and refresh", converts_weights});
+  checks.push_back({"thread pool", pool_runs_everything});
+}
+
+void math_checks(std::vector<Check>& checks) {
+  for (const Isa isa : available_isas()) {
+    checks.push_back({"exp within 2 ulp " + isa_name(isa), [isa] { exponential_is_accurate(isa); }});
+  }
+}
+
+}  // namespace act::test

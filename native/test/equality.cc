@@ -1,0 +1,170 @@
+// The reduction-order contract (ops.h), checked bit for bit: nothing that only arranges work may change a result.
+#include <cmath>
+
+#include "harness.h"
+
+namespace act::test {
+namespace {
+
+Tensor rows_of(const Tensor& t, int64_t first, int64_t count) {
+  Tensor part = zeros(t.name, count, t.cols);
+  std::copy_n(t.values.begin() + first * t.cols, count * t.cols, part.values.begin());
+  return part;
+}
+
+/// Forward, input gradient and weight gradient of a layer whose sizes cross every block of the product driver.
+Tensors layer(Backend& b, const Tensor& x, const Tensor& w, const Tensor& dy, DType dtype) {
+  const auto weight = make_weight(b, w, dtype);
+  const OnDevice dev_x(b, x), dev_dy(b, dy), y(b, x.rows, w.rows), dx(b, x.rows, w.cols), dw(b, w.rows, w.cols);
+  b.linear(y, false, dev_x, *weight, {});
+  b.linear_backward_input(dx, false, dev_dy, *weight);
+  b.linear_backward_weight(dw, dev_dy, dev_x, dtype);
+  return {y.read("y"), dx.read("dx"), dw.read("dw")};
+}
+
+struct LayerData {
+  Tensor x, w, dy;
+  LayerData() {
+    Rng rng(11);
+    x = random(rng, "x", 150, 801), w = random(rng, "w", 130, 801), dy = random(rng, "dy", 150, 130);
+  }
+};
+
+Tensors head_results(Backend& b, const Tensor& hidden, const Tensor& w, DType dtype) {
+  const auto head = make_weight(b, w, dtype);
+  const OnDevice h(b, hidden), dh(b, hidden.rows, hidden.cols), dw(b, w.rows, w.cols);
+  std::vector<int32_t> target(static_cast<size_t>(hidden.rows));
+  for (size_t i = 0; i < target.size(); i++) target[i] = static_cast<int32_t>(i * 37 % static_cast<size_t>(w.rows));
+  const std::vector<float> one(target.size(), 1), small(target.size(), 0.01f);
+  Tensor logp = zeros("logprob", 1, hidden.rows), entropy = logp;
+  LossRows rows;
+  rows.count = hidden.rows, rows.target = target.data(), rows.ce_weight = one.data(), rows.entropy_weight = small.data();
+  LossResults r;
+  r.logprob = logp.values.data(), r.entropy = entropy.values.data();
+  b.head_loss(r, dh, dw, h, *head, rows);
+  return {logp, entropy, dh.read("dhidden"), dw.read("dw")};
+}
+
+void add_product_checks(std::vector<Check>& checks, Isa isa, DType dtype) {
+  const std::string tail = std::string(dtype == DType::f32 ? " f32 " : " bf16 ") + isa_name(isa);
+  checks.push_back({"equal threads 1/2/3" + tail, [=] {
+                      const LayerData data;
+                      auto one = make_cpu_backend(1, isa);
+                      const Tensors want = layer(*one, data.x, data.w, data.dy, dtype);
+                      for (const int threads : {2, 3}) {
+                        auto b = make_cpu_backend(threads, isa);
+                        const Tensors got = layer(*b, data.x, data.w, data.dy, dtype);
+                        for (size_t i = 0; i < want.size(); i++) expect_same_bits(got[i], want[i], want[i].name);
+                      }
+                    }});
+  checks.push_back({"equal row alone and in a batch" + tail, [=] {
+                      const LayerData data;
+                      auto b = make_cpu_backend(2, isa);
+                      const Tensors whole = layer(*b, data.x, data.w, data.dy, dtype);
+                      for (const auto& [first, count] : {std::pair{0, 1}, {149, 1}, {7, 13}, {64, 70}}) {
+                        const Tensors part = layer(*b, rows_of(data.x, first, count), data.w, rows_of(data.dy, first, count), dtype);
+                        expect_same_bits(part[0], rows_of(whole[0], first, count), "y");
+                        expect_same_bits(part[1], rows_of(whole[1], first, count), "dx");
+                      }
+                    }});
+  checks.push_back({"equal weight gradient split and whole" + tail, [=] {
+                      const LayerData data;
+                      auto b = make_cpu_backend(2, isa);
+                      const Tensor whole = layer(*b, data.x, data.w, data.dy, dtype)[2];
+                      const OnDevice dw(*b, data.w.rows, data.w.cols);
+                      for (const auto& [first, count] : {std::pair{0, 2}, {2, 96}, {98, 52}}) {  // even: bf16 takes pairs
+                        const OnDevice x(*b, rows_of(data.x, first, count)), dy(*b, rows_of(data.dy, first, count));
+                        b->linear_backward_weight(dw, dy, x, dtype);
+                      }
+                      expect_same_bits(dw.read("dw"), whole, "dw");
+                    }});
+  checks.push_back({"equal accumulating as one longer chain" + tail, [=] {
+                      // y += x2 W2^T after y = x1 W1^T is the chain of the concatenated inner index.
+                      const LayerData data;
+                      auto b = make_cpu_backend(2, isa);
+                      auto columns = [](const Tensor& t, int64_t first, int64_t count) {
+                        Tensor part = zeros(t.name, t.rows, count);
+                        for (int64_t r = 0; r < t.rows; r++) {
+                          std::copy_n(t.values.begin() + r * t.cols + first, count, part.values.begin() + r * count);
+                        }
+                        return part;
+                      };
+                      const Tensor whole = layer(*b, data.x, data.w, data.dy, dtype)[0];
+                      const OnDevice y(*b, data.x.rows, data.w.rows);
+                      for (const auto& [first, count] : {std::pair{0, 400}, {400, 401}}) {
+                        const auto w = make_weight(*b, columns(data.w, first, count), dtype);
+                        const OnDevice x(*b, columns(data.x, first, count));
+                        b->linear(y, first > 0, x, *w, {});
+                      }
+                      expect_same_bits(y.read("y"), whole, "y");
+                    }});
+  checks.push_back({"equal head rows alone, threads, chunks" + tail, [=] {
+                      Rng rng(5);
+                      // Large enough a vocabulary that 64 MiB of logits hold fewer than all rows.
+                      const Tensor w = random(rng, "w", 140001, 8, 0.3), hidden = random(rng, "h", 124, 8);
+                      auto one = make_cpu_backend(1, isa), two = make_cpu_backend(2, isa);
+                      const Tensors all = head_results(*one, hidden, w, dtype), again = head_results(*two, hidden, w, dtype);
+                      for (size_t i = 0; i < all.size(); i++) expect_same_bits(again[i], all[i], all[i].name);
+                      const Tensors alone = head_results(*two, rows_of(hidden, 0, 1), w, dtype);
+                      expect_same_bits(alone[2], rows_of(all[2], 0, 1), "dhidden");
+                      expect(alone[0].values[0] == all[0].values[0], "logprob differs");
+                    }});
+}
+
+}  // namespace
+
+void equality_checks(std::vector<Check>& checks) {
+  for (const Isa isa : available_isas()) {
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      // The slowest instruction set proves the driver once; the head's chunks are the same code.
+      if (isa == Isa::portable && dtype == DType::bf16) continue;
+      add_product_checks(checks, isa, dtype);
+    }
+  }
+  for (const Isa isa : available_isas()) {
+    checks.push_back({"equal fp32 chains written out " + isa_name(isa), [=] {
+                        // The contract to the letter: fma over ascending k, whatever the blocks.
+                        if (isa == Isa::portable) return;  // no fused multiply-add to compare with
+                        Rng rng(3);
+                        const Tensor x = random(rng, "x", 3, 1000), w = random(rng, "w", 5, 1000);
+                        auto b = make_cpu_backend(2, isa);
+                        const auto weight = make_weight(*b, w, DType::f32);
+                        const OnDevice dev(*b, x), y(*b, 3, 5);
+                        b->linear(y, false, dev, *weight, {});
+                        Tensor want = zeros("y", 3, 5);
+                        for (size_t t = 0; t < 3; t++) {
+                          for (size_t n = 0; n < 5; n++) {
+                            float sum = 0;
+                            for (size_t k = 0; k < 1000; k++) sum = std::fma(x.values[t * 1000 + k], w.values[n * 1000 + k], sum);
+                            want.values[t * 5 + n] = sum;
+                          }
+                        }
+                        expect_same_bits(y.read("y"), want, "y");
+                      }});
+    checks.push_back({"equal gradients of vectors split and whole " + isa_name(isa), [=] {
+                        Rng rng(9);
+                        const Tensor x = random(rng, "x", 40, 200), dy = random(rng, "dy", 40, 200), w = random(rng, "w", 1, 200);
+                        const std::vector<int32_t> ids{4, 1, 1, 0, 4, 4, 2, 1, 0, 3};
+                        auto results = [&](int threads, std::initializer_list<std::pair<int, int>> parts) {
+                          auto b = make_cpu_backend(threads, isa);
+                          const OnDevice weight(*b, w), dw(*b, 1, 200), dbias(*b, 1, 200), dtable(*b, 5, 200);
+                          for (const auto& [first, count] : parts) {
+                            const OnDevice px(*b, rows_of(x, first, count)), pdy(*b, rows_of(dy, first, count));
+                            const OnDevice y(*b, count, 200), rstd(*b, count, 1), dx(*b, count, 200);
+                            b->rms_norm(y, rstd, px, weight, 1e-6f);
+                            b->rms_norm_backward(dx, false, dw, pdy, px, rstd, weight);
+                            b->bias_backward(dbias, pdy);
+                            for (int i = 0; i < count; i += 10) {
+                              const OnDevice ten(*b, rows_of(dy, first + i, 10));
+                              b->embed_backward(dtable, ten, ids);
+                            }
+                          }
+                          return Tensors{dw.read("dweight"), dbias.read("dbias"), dtable.read("dtable")};
+                        };
+                        const Tensors whole = results(1, {{0, 40}}), split = results(2, {{0, 10}, {10, 30}});
+                        for (size_t i = 0; i < whole.size(); i++) expect_same_bits(split[i], whole[i], whole[i].name);
+                      }});
+  }
+}
+
+}  // namespace act::test
