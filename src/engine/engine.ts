@@ -10,7 +10,13 @@ import { EngineError } from "./errors.js";
 import { formatMemoryPlan, type MemoryPlan } from "./memory-plan.js";
 import { type FileDType, type ModelConfig, parseModelConfig } from "./model-config.js";
 import { type ModelFolder, openModelFolder } from "./model-folder.js";
-import type { NativeEngine, NativeEngineOptions, NativeLossResult } from "./native.js";
+import type {
+  NativeEngine,
+  NativeEngineOptions,
+  NativeLossResult,
+  NativeTensorInfo,
+  NativeTensorKind,
+} from "./native.js";
 import { abortable, nativeCall, nativeCallSync } from "./native-call.js";
 import type {
   AdamWOptions,
@@ -31,6 +37,9 @@ export interface LoadSettings {
   /** Called after each tensor. */
   readonly onProgress?: (loaded: number, total: number) => void;
 }
+
+export type TensorInfo = Readonly<NativeTensorInfo>;
+export type TensorKind = NativeTensorKind;
 
 /** A memory plan with the options it was made for. */
 export interface EnginePlan {
@@ -224,6 +233,21 @@ export class Engine implements Policy, AsyncDisposable {
     this.#assertOpen();
     const stats = nativeCallSync(() => this.#native.stats());
     return { ...stats, weightVersion: stats.weightVersion + this.#versionOffset };
+  }
+
+  /** Every tensor by name, adapters included. */
+  tensors(): readonly TensorInfo[] {
+    this.#assertOpen();
+    return nativeCallSync(() => this.#native.tensors());
+  }
+
+  /**
+   * A tensor's values: `weight` as the forward pass sees it (bf16 as its 16 bits), every other kind fp32 and only of
+   * trainable tensors.
+   */
+  async readTensor(name: string, kind: TensorKind = "weight"): Promise<Float32Array | Uint16Array> {
+    this.#assertOpen();
+    return nativeCall(() => this.#native.readTensor(name, kind));
   }
 
   /** Optimizer steps taken. */

@@ -1,0 +1,494 @@
+/** Disposal, cancellation, errors, several engines, worker threads: the host always survives. */
+import { execFile } from "node:child_process";
+import { getEventListeners } from "node:events";
+import { mkdtemp, readdir, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import { Worker } from "node:worker_threads";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { Engine } from "../../src/engine/engine.js";
+import type { GenerateRequest, LossRows, TokenForest } from "../../src/engine/policy.js";
+import { flat, TINY, tinyEngine, tokens } from "./tiny.js";
+
+/** Large enough that calls are still under way when the test acts: hundreds of milliseconds on any processor. */
+const SLOW = { ...TINY, hidden_size: 64, intermediate_size: 256, num_hidden_layers: 6, max_position_embeddings: 4096 };
+const slowEngine = (options = {}): Promise<Engine> =>
+  tinyEngine({ cacheTokens: 16384, maxBatchTokens: 64, training: true, ...options }, 1, SLOW);
+
+const LONG: GenerateRequest = { prompt: tokens(50, 1), count: 8, maxNewTokens: 1500, seed: 1, stopTokens: [] };
+
+/** Many trees, hence many micro-batches. */
+function longBatch(trees = 400): { forest: TokenForest; rows: LossRows } {
+  const ids = tokens(60, 2);
+  const rows = 59 * trees;
+  return {
+    forest: { segments: Array.from({ length: trees }, () => ({ parent: null, tokens: ids })) },
+    rows: {
+      rows: Int32Array.from({ length: rows }, (_, i) => 60 * Math.floor(i / 59) + (i % 59)),
+      targets: Int32Array.from({ length: rows }, (_, i) => ids[(i % 59) + 1] as number),
+      ceWeight: new Float32Array(rows).fill(1 / rows),
+    },
+  };
+}
+
+const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** Until `count` sequences are being sampled. */
+async function sampling(engine: Engine, count = 1): Promise<void> {
+  while (engine.stats().activeSequences < count) await sleep(1);
+}
+
+describe("dispose", () => {
+  it("during generation gives what was sampled, as aborted", async () => {
+    const engine = await slowEngine();
+    const running = engine.generate({ ...LONG, count: 12 }); // some not yet started
+    await sampling(engine, 8);
+    await sleep(20);
+    await engine.dispose();
+    const completions = await running;
+    expect(completions).toHaveLength(12);
+    for (const { finishReason, tokens: ids, logprobs } of completions) {
+      expect(finishReason).toBe("aborted");
+      expect(ids.length).toBeLessThan(1500);
+      expect(logprobs).toHaveLength(ids.length);
+    }
+    expect(completions[0]?.tokens.length).toBeGreaterThan(0);
+    expect(completions[11]?.tokens).toHaveLength(0);
+  });
+
+  it("during every other call rejects it as aborted", async () => {
+    const { forest, rows } = longBatch();
+    const calls: ((engine: Engine) => Promise<unknown>)[] = [
+      (engine) => engine.score(forest, rows),
+      (engine) => engine.accumulate(forest, rows),
+      // Waiting behind another call.
+      async (engine) => {
+        const first = engine.score(forest, rows).catch(() => undefined);
+        await Promise.all([engine.zeroGradients(), first]);
+      },
+    ];
+    for (const call of calls) {
+      const engine = await slowEngine();
+      const outcome = call(engine).then(
+        () => "done",
+        (error: { code: string }) => error.code,
+      );
+      await sleep(20);
+      const before = performance.now();
+      await engine.dispose();
+      // Not after the batch's end (seconds on the reference): the running layer only.
+      expect(performance.now() - before).toBeLessThan(2000);
+      expect(await outcome).toBe("ABORTED");
+    }
+  });
+
+  it("may be called twice, also at once; every other call then throws DISPOSED", async () => {
+    const engine = await tinyEngine({ training: true });
+    await Promise.all([engine.dispose(), engine.dispose()]);
+    await engine.dispose();
+    const { forest, rows } = flat(tokens(5, 1));
+    const disposed = { code: "DISPOSED", name: "EngineError" };
+    await expect(engine.generate({ prompt: [2], maxNewTokens: 1, seed: 0 })).rejects.toMatchObject(disposed);
+    await expect(engine.score(forest, rows)).rejects.toMatchObject(disposed);
+    await expect(engine.accumulate(forest, rows)).rejects.toMatchObject(disposed);
+    await expect(engine.step({ learningRate: 0 })).rejects.toMatchObject(disposed);
+    await expect(engine.zeroGradients()).rejects.toMatchObject(disposed);
+    await expect(engine.readTensor("model.norm.weight")).rejects.toMatchObject(disposed);
+    await expect(engine.saveModel("nowhere")).rejects.toMatchObject(disposed);
+    await expect(engine.saveState("nowhere")).rejects.toMatchObject(disposed);
+    await expect(engine.loadState("nowhere")).rejects.toMatchObject(disposed);
+    expect(() => engine.stats()).toThrow(expect.objectContaining(disposed));
+    expect(() => engine.optimizerStep).toThrow(expect.objectContaining(disposed));
+  });
+
+  it("happens by itself at the end of a scope", async () => {
+    let kept: Engine;
+    {
+      await using engine = await tinyEngine();
+      kept = engine;
+    }
+    expect(() => kept.stats()).toThrow(expect.objectContaining({ code: "DISPOSED" }));
+  });
+});
+
+describe("an abort signal", () => {
+  let engine: Engine;
+  let folder: string;
+  beforeAll(async () => {
+    engine = await slowEngine();
+    folder = await mkdtemp(join(tmpdir(), "act-abort-"));
+  });
+  afterAll(async () => {
+    await engine.dispose();
+    await rm(folder, { recursive: true, force: true });
+  });
+
+  const { forest, rows } = longBatch();
+  const calls: Record<string, (signal: AbortSignal) => Promise<unknown>> = {
+    generate: (signal) => engine.generate(LONG, { signal }),
+    score: (signal) => engine.score(forest, rows, { signal }),
+    accumulate: (signal) => engine.accumulate(forest, rows, { signal }),
+    saveModel: (signal) => engine.saveModel(join(folder, "model"), { signal }),
+    saveState: (signal) => engine.saveState(join(folder, "state"), { signal }),
+  };
+  const reason = new Error("the caller changed its mind");
+
+  it.each(Object.keys(calls))("that is aborted already ends %s at once", async (name) => {
+    await expect(calls[name]?.(AbortSignal.abort(reason))).rejects.toBe(reason);
+    expect(await readdir(folder)).not.toContain("model");
+  });
+
+  it.each(["generate", "score", "accumulate"])("ends %s in the middle and leaves no listener", async (name) => {
+    const controller = new AbortController();
+    const running = calls[name]?.(controller.signal);
+    const outcome = expect(running).rejects.toBe(reason);
+    await sleep(20);
+    expect(getEventListeners(controller.signal, "abort").length).toBe(1);
+    controller.abort(reason);
+    await outcome;
+    expect(getEventListeners(controller.signal, "abort").length).toBe(0);
+    // The engine goes on, with nothing left behind.
+    const next = await engine.generate({ prompt: tokens(9, 3), maxNewTokens: 3, seed: 0, stopTokens: [] });
+    expect(next[0]?.tokens).toHaveLength(3);
+    expect(engine.stats().activeSequences).toBe(0);
+  });
+
+  it("ends a call that is still waiting for its turn", async () => {
+    const first = new AbortController();
+    const second = new AbortController();
+    const running = engine.score(forest, rows, { signal: first.signal });
+    const waiting = engine.accumulate(forest, rows, { signal: second.signal });
+    const outcomes = [expect(running).rejects.toBe("first"), expect(waiting).rejects.toBe("second")];
+    second.abort("second");
+    await outcomes[1];
+    first.abort("first");
+    await Promise.all(outcomes);
+  });
+
+  it("leaves zero gradients behind an accumulation, and complete ones behind a finished one", async () => {
+    const small = longBatch(1);
+    await engine.accumulate(small.forest, small.rows);
+    const controller = new AbortController();
+    const running = engine.accumulate(forest, rows, { signal: controller.signal });
+    setTimeout(() => controller.abort(reason), 20);
+    await expect(running).rejects.toBe(reason);
+    expect((await engine.step({ learningRate: 0 })).gradNorm).toBe(0);
+
+    const late = new AbortController();
+    await engine.accumulate(small.forest, small.rows, { signal: late.signal });
+    late.abort(reason);
+    expect((await engine.step({ learningRate: 0 })).gradNorm).toBeGreaterThan(0);
+  });
+
+  it("frees the sequences of a request without touching others", async () => {
+    const request = { prompt: tokens(30, 4), count: 2, maxNewTokens: 40, seed: 7, stopTokens: [] };
+    const expected = await engine.generate(request);
+    const controller = new AbortController();
+    const doomed = engine.generate(LONG, { signal: controller.signal });
+    const outcome = expect(doomed).rejects.toBe(reason);
+    await sampling(engine);
+    const other = engine.generate(request);
+    setTimeout(() => controller.abort(reason), 10);
+    await outcome;
+    expect((await other).map(({ tokens: ids }) => [...ids])).toEqual(expected.map(({ tokens: ids }) => [...ids]));
+  });
+});
+
+describe("weights", () => {
+  it("do not change under running sequences: step and loadState are refused with BUSY", async () => {
+    await using engine = await slowEngine();
+    const controller = new AbortController();
+    const running = engine.generate(LONG, { signal: controller.signal });
+    const outcome = expect(running).rejects.toThrow();
+    await expect(engine.step({ learningRate: 1e-3 })).rejects.toMatchObject({ code: "BUSY" });
+    controller.abort();
+    await outcome;
+    await engine.step({ learningRate: 1e-3 });
+  });
+
+  it("are those of the step before for a request made after it", async () => {
+    await using engine = await slowEngine();
+    const { forest, rows } = longBatch(40);
+    const request = { prompt: tokens(20, 5), maxNewTokens: 4, seed: 0, stopTokens: [] };
+    // Nothing is awaited in between: the order of the calls decides.
+    const training = engine.accumulate(forest, rows);
+    const during = engine.generate({ ...request });
+    const [, early] = await Promise.all([training, during]);
+    const step = engine.step({ learningRate: 0.05 });
+    const [, late] = await Promise.all([step, sleep(0).then(() => engine.generate(request))]);
+    expect(early[0]?.weightVersion).toBe(0);
+    expect(late[0]?.weightVersion).toBe(1);
+    expect(late[0]?.logprobs).not.toEqual(early[0]?.logprobs);
+  });
+
+  it("are sampled from side by side with training", async () => {
+    await using engine = await slowEngine();
+    const { forest, rows } = longBatch();
+    let trained = false;
+    const training = engine.accumulate(forest, rows).then(() => {
+      trained = true;
+    });
+    await engine.generate({ prompt: tokens(20, 6), maxNewTokens: 5, seed: 0, stopTokens: [] });
+    expect(trained).toBe(false);
+    await training;
+  });
+});
+
+describe("bad input", () => {
+  let engine: Engine;
+  beforeAll(async () => {
+    engine = await tinyEngine({ cacheTokens: 64, training: true });
+  });
+  afterAll(() => engine.dispose());
+
+  const request = { prompt: [2, 3], maxNewTokens: 4, seed: 0 };
+  const cases: [string, object, string][] = [
+    ["an empty prompt", { prompt: [] }, "BAD_ARGUMENT"],
+    ["a prompt as long as the context", { prompt: tokens(160, 1) }, "PROMPT_TOO_LONG"],
+    ["an id beyond the vocabulary", { prompt: [2, 53] }, "TOKEN_OUT_OF_RANGE"],
+    ["a negative id", { prompt: [-1] }, "TOKEN_OUT_OF_RANGE"],
+    ["a stop token beyond the vocabulary", { stopTokens: [99] }, "TOKEN_OUT_OF_RANGE"],
+    ["no new tokens", { maxNewTokens: 0 }, "BAD_ARGUMENT"],
+    ["a count of 0", { count: 0 }, "BAD_ARGUMENT"],
+    ["a negative temperature", { temperature: -1 }, "BAD_ARGUMENT"],
+    ["a temperature that is no number", { temperature: Number.NaN }, "BAD_ARGUMENT"],
+    ["top-p 0", { topP: 0 }, "BAD_ARGUMENT"],
+    ["a negative seed", { seed: -1 }, "BAD_ARGUMENT"],
+    ["an unknown key", { top_k: 4 }, "BAD_ARGUMENT"],
+    ["an empty stop string", { stopStrings: [""] }, "BAD_ARGUMENT"],
+    ["stop strings without token bytes", { stopStrings: ["x"] }, "BAD_ARGUMENT"],
+    ["what can never fit the cache", { prompt: tokens(40, 1), maxNewTokens: 60 }, "CACHE_TOO_SMALL"],
+  ];
+  it.each(cases)("in generate is refused: %s", async (_, change, code) => {
+    await expect(engine.generate({ ...request, ...change } as GenerateRequest)).rejects.toMatchObject({
+      name: "EngineError",
+      code,
+    });
+  });
+
+  it("names cacheTokens when the cache is too small", async () => {
+    const tooLong = engine.generate({ ...request, prompt: tokens(40, 1), maxNewTokens: 60 });
+    await expect(tooLong).rejects.toThrow(/needs a key-value cache of 128 tokens, but `cacheTokens` is 64.*Raise/u);
+  });
+
+  it.each([
+    ["a parent that comes later", { parents: [1, null] }, {}, "BAD_ARGUMENT"],
+    ["a row beyond the tokens", {}, { rows: Int32Array.of(40) }, "BAD_ARGUMENT"],
+    ["a target beyond the vocabulary", {}, { targets: Int32Array.of(53) }, "TOKEN_OUT_OF_RANGE"],
+    ["a stream of another length", {}, { ceWeight: new Float32Array(3) }, "BAD_ARGUMENT"],
+    ["a weight that is no number", {}, { ceWeight: Float32Array.of(Number.NaN) }, "BAD_ARGUMENT"],
+    ["a temperature of 0", {}, { temperature: 0 }, "BAD_ARGUMENT"],
+  ])("in score and accumulate is refused: %s", async (_, forestChange, rowsChange, code) => {
+    const parents = (forestChange as { parents?: (number | null)[] }).parents ?? [null, 0];
+    const forest = { segments: parents.map((parent) => ({ parent, tokens: tokens(6, 1) })) };
+    const rows = { rows: Int32Array.of(0), targets: Int32Array.of(3), ...rowsChange };
+    for (const call of [engine.score(forest, rows), engine.accumulate(forest, rows)])
+      await expect(call).rejects.toMatchObject({ name: "EngineError", code });
+  });
+
+  it("in options is refused, unknown keys included", async () => {
+    for (const options of [{ treads: 2 }, { threads: 0 }, { dtype: "int8" }, { lora: { rank: 4 } }, { device: "tpu" }])
+      await expect(tinyEngine(options as object)).rejects.toMatchObject({ code: "BAD_ARGUMENT" });
+    await expect(tinyEngine({ lora: { rank: 2, alpha: 2, targets: [] } })).rejects.toMatchObject({
+      code: "BAD_ARGUMENT",
+    });
+  });
+
+  it("in accumulate without training is refused", async () => {
+    await using sampler = await tinyEngine();
+    const { forest, rows } = flat(tokens(5, 1));
+    await expect(sampler.accumulate(forest, rows)).rejects.toMatchObject({ code: "BAD_ARGUMENT" });
+    await expect(sampler.step({ learningRate: 1 })).rejects.toMatchObject({ code: "BAD_ARGUMENT" });
+    await expect(sampler.saveState("nowhere")).rejects.toMatchObject({ code: "BAD_ARGUMENT" });
+  });
+});
+
+describe("the cache", () => {
+  it("lets requests wait for pages and never fails one midway", async () => {
+    // Room for about two of these at a time, though eight slots are free.
+    await using engine = await tinyEngine({ cacheTokens: 160 });
+    const requests = [...Array(10).keys()].map((i) => ({
+      prompt: tokens(30 + i, i),
+      count: 1 + (i % 3),
+      maxNewTokens: 25,
+      seed: i,
+      stopTokens: [],
+    }));
+    const together = await Promise.all(requests.map((request) => engine.generate(request)));
+    await using roomy = await tinyEngine({ cacheTokens: 4096 });
+    for (const [i, request] of requests.entries()) {
+      const alone = await roomy.generate(request);
+      expect(together[i]?.map(({ tokens: ids }) => [...ids])).toEqual(alone.map(({ tokens: ids }) => [...ids]));
+    }
+  });
+});
+
+describe("the event loop", () => {
+  it("keeps turning while the engine trains and samples", async () => {
+    await using engine = await slowEngine();
+    const { forest, rows } = longBatch(200);
+    const work = Promise.all([
+      engine.accumulate(forest, rows),
+      engine.generate({ ...LONG, maxNewTokens: 60 }),
+      engine.score(forest, rows),
+    ]);
+    let done = false;
+    void work.then(() => {
+      done = true;
+    });
+    const gaps: number[] = [];
+    let last = performance.now();
+    while (!done) {
+      await sleep(1);
+      gaps.push(performance.now() - last);
+      last = performance.now();
+    }
+    await work;
+    gaps.sort((a, b) => a - b);
+    // A blocked loop would show gaps as long as the calls; a busy machine delays single timers only.
+    expect(gaps.length).toBeGreaterThan(20);
+    expect(gaps[Math.floor(0.9 * gaps.length)]).toBeLessThan(30);
+  });
+});
+
+describe("several engines", () => {
+  it("work side by side without touching each other", async () => {
+    const request = { prompt: tokens(12, 1), count: 3, maxNewTokens: 12, seed: 3, stopTokens: [] };
+    const expected = [];
+    for (const seed of [1, 2, 3]) {
+      await using engine = await tinyEngine({}, seed);
+      expected.push((await engine.generate(request)).map(({ tokens: ids }) => [...ids]));
+    }
+    const engines = await Promise.all([1, 2, 3].map((seed) => tinyEngine({}, seed)));
+    const got = await Promise.all(engines.map((engine) => engine.generate(request)));
+    await Promise.all(engines.map((engine) => engine.dispose()));
+    expect(got.map((group) => group.map(({ tokens: ids }) => [...ids]))).toEqual(expected);
+    expect(expected[0]).not.toEqual(expected[1]);
+  });
+});
+
+/** A program that uses the addon as addon.ts does, without the TypeScript around it. */
+const PROGRAM = `
+const addon = require(process.env.ACT_TEST_ADDON);
+const options = JSON.parse(process.env.ACT_TEST_OPTIONS);
+options.model.invFreq = Float32Array.from(options.model.invFreq);
+const request = {
+  prompt: Int32Array.from({ length: 40 }, (_, i) => 2 + i), count: 8, maxNewTokens: 4000, temperature: 1, topK: 0,
+  topP: 1, minP: 0, seed: 1n, stream: 0n, stopTokens: new Int32Array(0), stopStrings: [], choices: null, adapters: true,
+};
+async function start() {
+  const engine = await addon.createEngine(options);
+  await engine.initialize(1n, 0.2);
+  return engine;
+}
+`;
+
+describe("the end of the environment", () => {
+  const environment = (): Record<string, string> => ({
+    ...(process.env as Record<string, string>),
+    ACT_TEST_ADDON:
+      process.env.ACT_ADDON_PATH ?? new URL("../../build/native/Release/act_addon.node", import.meta.url).pathname,
+    ACT_TEST_OPTIONS: JSON.stringify({
+      model: {
+        vocabSize: 53,
+        hiddenSize: 64,
+        layers: 4,
+        heads: 4,
+        kvHeads: 2,
+        headDim: 8,
+        intermediateSize: 128,
+        maxPositions: 8192,
+        normEps: 1e-6,
+        tiedEmbeddings: true,
+        qkvBias: false,
+        qkNorm: true,
+        invFreq: [1, 0.1, 0.01, 0.001],
+        ropeFactor: 1,
+      },
+      dtype: "fp32",
+      device: "cpu",
+      instructionSet: "auto",
+      threads: 2,
+      training: true,
+      recompute: false,
+      lora: null,
+      maxSequences: 8,
+      cacheTokens: 40000,
+      maxBatchTokens: 64,
+      memoryLimit: 0,
+      tokenBytes: null,
+    }),
+  });
+  const run = promisify(execFile);
+
+  it.each([
+    [
+      "process.exit while sampling",
+      `start().then((e) => { e.generate(request, () => {}); setTimeout(() => process.exit(7), 30); });`,
+      7,
+    ],
+    [
+      "an uncaught error while sampling",
+      `start().then((e) => { e.generate(request, () => {}); setTimeout(() => { throw new Error("x"); }, 30); });`,
+      1,
+    ],
+    ["an engine nobody disposed of", `start();`, 0],
+    [
+      "an engine collected as garbage",
+      `start().then(() => new Promise((r) => setTimeout(r, 5))).then(() => { global.gc(); setTimeout(() => global.gc(), 10); });`,
+      0,
+    ],
+    [
+      "dispose that nobody awaits",
+      `start().then((e) => { e.generate(request, () => {}).done.then(() => console.log("answered")); e.dispose(); });`,
+      0,
+    ],
+  ])("is survived: %s", async (_, body, code) => {
+    const outcome = await run(process.execPath, ["--expose-gc", "-e", PROGRAM + body], {
+      env: environment(),
+      timeout: 30_000,
+    }).then(
+      ({ stdout }) => ({ code: 0, stdout, signal: null }),
+      (error: { code: number; stdout: string; signal: string | null }) => error,
+    );
+    expect(outcome.signal).toBeNull();
+    expect(outcome.code).toBe(code);
+    if (body.includes("answered")) expect(outcome.stdout).toContain("answered");
+  });
+
+  it("stops the engines of a worker that is terminated while they work", async () => {
+    for (let round = 0; round < 3; round++) {
+      const body = `start().then((e) => { e.generate(request, () => {}); require("node:worker_threads").parentPort.postMessage("running"); });`;
+      const worker = new Worker(PROGRAM + body, { eval: true, env: environment() });
+      await new Promise((resolve, reject) => worker.once("message", resolve).once("error", reject));
+      await sleep(10 * round);
+      await worker.terminate();
+    }
+  });
+
+  it("lets workers sample at once, each with its own engine, while the main thread has one too", async () => {
+    const body = `
+      start().then(async (e) => {
+        const tokens = [];
+        await e.generate({ ...request, count: 2, maxNewTokens: 10 }, (i, c) => { tokens[i] = [...c.tokens]; }).done;
+        await e.dispose();
+        require("node:worker_threads").parentPort.postMessage(tokens);
+      });`;
+    await using engine = await tinyEngine();
+    const own = engine.generate({ prompt: tokens(12, 1), maxNewTokens: 12, seed: 3, stopTokens: [] });
+    const results = await Promise.all(
+      [0, 1, 2].map(
+        () =>
+          new Promise((resolve, reject) => {
+            new Worker(PROGRAM + body, { eval: true, env: environment() })
+              .once("message", resolve)
+              .once("error", reject);
+          }),
+      ),
+    );
+    expect(results[1]).toEqual(results[0]);
+    expect(results[2]).toEqual(results[0]);
+    expect((await own)[0]?.tokens).toHaveLength(12);
+  });
+});
