@@ -165,17 +165,14 @@ export class ScienceWorldEnvironment implements Environment {
     return over || (episodeMs !== null && performance.now() - episode.startedAt > episodeMs);
   }
 
-  /** Any fault ends the episode: after it the simulator's state is not known. */
+  /** Any fault ends the episode; the pool throws the simulator away where its state is not known. */
   async #call<T>(run: () => Promise<T>): Promise<T> {
     try {
       return await run();
     } catch (error) {
       const episode = this.#episode;
       this.#episode = null;
-      if (episode !== null) {
-        if (episode.simulator.usable) await episode.simulator.stop();
-        this.#pool.release(episode.simulator);
-      }
+      if (episode !== null) this.#pool.release(episode.simulator);
       throw error;
     }
   }

@@ -80,6 +80,11 @@ export class SimulatorPool<S extends PooledSimulator> {
     };
   }
 
+  /** Simulators that are lent now. */
+  get lent(): readonly S[] {
+    return [...this.#lent];
+  }
+
   /**
    * A healthy simulator, for one episode.
    *

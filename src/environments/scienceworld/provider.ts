@@ -42,7 +42,7 @@ export const scienceWorldOptionsSchema = z.strictObject({
   /** Most JVMs at once; null for as many as processors, but no more than half of the free memory holds. */
   maxProcesses: z.int().min(1).nullable().default(null),
   /** Heap of a JVM in MiB; 160 were seen to be too few. */
-  heapMb: z.int().min(64).default(256),
+  heapMb: z.int().min(16).default(256),
   /** Episodes a JVM plays. 1 makes every episode exactly repeatable; more spare the start of about a second. */
   episodesPerProcess: z.int().min(1).default(1),
   /** Longest waits, in milliseconds. */
@@ -131,6 +131,11 @@ export class ScienceWorldProvider implements EnvironmentProvider {
   /** How many simulators were started, recycled and lost. */
   get statistics(): PoolStatistics {
     return this.#pool.statistics;
+  }
+
+  /** Process ids of the JVMs that play an episode now, for watching their memory. */
+  get processIds(): readonly number[] {
+    return this.#pool.lent.flatMap((simulator) => (simulator.pid === undefined ? [] : [simulator.pid]));
   }
 
   /**

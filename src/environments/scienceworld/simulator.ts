@@ -58,8 +58,9 @@ export class Simulator {
       const object = await connection.construct(INTERFACE_CLASS, wait());
       return new Simulator(jvm, connection, object, deadlines);
     } catch (error) {
+      const told = await withEpitaph(error, jvm);
       await jvm.kill();
-      throw error;
+      throw told;
     }
   }
 
@@ -224,15 +225,7 @@ export class Simulator {
       return await run();
     } catch (error) {
       this.#broken = true;
-      if (!(error instanceof EnvironmentError) || error.code !== "ENVIRONMENT_LOST") throw error;
-      // The socket closes a moment before the process is reaped.
-      await Promise.race([this.#jvm.exited, new Promise((resolve) => setTimeout(resolve, REAP_MS))]);
-      const epitaph = this.#jvm.epitaph;
-      if (epitaph === null) throw error;
-      throw new EnvironmentError("ENVIRONMENT_LOST", `The simulator's JVM ${epitaph.text}.`, {
-        hint: epitaph.hint,
-        cause: error,
-      });
+      throw await withEpitaph(error, this.#jvm);
     }
   }
 
@@ -245,6 +238,19 @@ export class Simulator {
 interface CallOptions {
   readonly deadlineMs?: number;
   readonly signal?: AbortSignal | undefined;
+}
+
+/** A lost connection told by how the JVM ended, where that was the reason; any other fault as it is. */
+async function withEpitaph(error: unknown, jvm: Jvm): Promise<unknown> {
+  if (!(error instanceof EnvironmentError) || error.code !== "ENVIRONMENT_LOST") return error;
+  // The socket closes a moment before the process is reaped.
+  await Promise.race([jvm.exited, new Promise((resolve) => setTimeout(resolve, REAP_MS))]);
+  const epitaph = jvm.epitaph;
+  if (epitaph === null) return error;
+  return new EnvironmentError("ENVIRONMENT_LOST", `The simulator's JVM ${epitaph.text}.`, {
+    hint: epitaph.hint,
+    cause: error,
+  });
 }
 
 /** How long to wait for the exit status of a JVM whose connection broke. */
