@@ -10,7 +10,7 @@ import { ActError } from "../errors.js";
 import { promptSchema } from "../rollouts/dialogue.js";
 import { engineSettingsSchema } from "../stages/models.js";
 import { nearest, parseOptions } from "../stages/options.js";
-import { parseStage, type StageSpec, stageKinds } from "./stage-kinds.js";
+import { parseStage, type StageKindName, type StageSpec, stageKinds } from "./stage-kinds.js";
 
 const nameSchema = z.string().regex(/^[A-Za-z][\w-]*$/u, "a letter, then letters, digits, - and _");
 
@@ -218,4 +218,37 @@ function setAt(root: unknown, path: readonly string[], value: unknown, where: st
     else object[key] ??= {};
     at = object[key];
   }
+}
+
+const settings = z.record(z.string(), z.unknown());
+
+const resolvedSchema = z.strictObject({
+  name: z.string(),
+  seeds: z.array(z.number().int()).min(1),
+  models: z.record(z.string(), z.strictObject({ path: z.string() })),
+  environments: z.record(z.string(), z.strictObject({ name: z.string(), options: settings })),
+  files: z.record(z.string(), z.strictObject({ path: z.string(), kind: z.enum(["expert", "pairs"]) })),
+  engine: settings,
+  prompt: settings,
+  stages: z.array(
+    z.strictObject({
+      name: z.string(),
+      kind: z.enum(Object.keys(stageKinds) as [StageKindName, ...StageKindName[]]),
+      inputs: z.record(z.string(), z.string()),
+      options: settings,
+      prompt: settings,
+      engine: settings,
+    }),
+  ),
+  summary: recipeSchema.shape.summary,
+});
+
+/** A recipe as a run folder keeps it (`config.json`). Throws ActError `RUN_DAMAGED`. */
+export function parseResolvedRecipe(value: unknown, where: string): Recipe {
+  const result = resolvedSchema.safeParse(value);
+  if (result.success) return result.data;
+  throw new ActError("RUN_DAMAGED", `The configuration of ${where} is damaged: ${result.error.issues[0]?.message}.`, {
+    hint: "Give the recipe again: `act-trainer resume RUN --recipe FILE`.",
+    cause: result.error,
+  });
 }

@@ -1,0 +1,138 @@
+/**
+ * `generate` and `score`: the engine as a filter of JSON Lines.
+ */
+import { createWriteStream } from "node:fs";
+import type { Writable } from "node:stream";
+import { finished } from "node:stream/promises";
+import { type Command, InvalidArgumentError } from "commander";
+import { z } from "zod";
+import { fileError } from "../../data/files.js";
+import { Engine } from "../../engine/engine.js";
+import { ActError } from "../../errors.js";
+import { engineOptions, engineSettingsSchema, loadChat } from "../../stages/models.js";
+import { parseOptions } from "../../stages/options.js";
+import { Tokenizer } from "../../tokens/tokenizer.js";
+import { EXIT } from "../exit.js";
+import { addSchemaFlags, schemaValues } from "../flags.js";
+import { generateLine, type LineContext, scoreLine } from "../generate-lines.js";
+import { type Answer, answerLines, openInput } from "../json-lines.js";
+import type { RegisterCommand } from "../main.js";
+
+/** Flags that give an engine its settings, shared by every command that loads a model by itself. */
+export function addEngineFlags(command: Command): Command {
+  addSchemaFlags(command, engineSettingsSchema);
+  return command;
+}
+
+export const registerGenerate: RegisterCommand = (program, { signal }, exit) => {
+  const command = program
+    .command("generate")
+    .description(
+      'Reads {"messages"|"text"|"ids", ...settings}, writes {prompt_ids, ids, text, logprobs, finish_reason}.',
+    )
+    .requiredOption("--model <dir>", "model folder")
+    .option("--max-new-tokens <n>", "longest completion", numberOf("an integer >= 1", z.number().int().min(1)), 256)
+    .option("--temperature <t>", "0 is greedy", numberOf("a number >= 0", z.number().min(0)), 1)
+    .option(
+      "--top-k <k>",
+      "keep the k likeliest tokens; 0: all",
+      numberOf("an integer >= 0", z.number().int().min(0)),
+      0,
+    )
+    .option("--top-p <p>", "keep the likeliest mass; 1: all", numberOf("a share in (0, 1]", z.number().gt(0).max(1)), 1)
+    .option("--min-p <p>", "least share of the likeliest; 0: all", numberOf("a share", z.number().min(0).max(1)), 0)
+    .option("--seed <n>", "random seed", numberOf("an integer", z.number().int()), 0);
+  addLineFlags(addEngineFlags(command)).action(async (options: GenerateFlags) => {
+    const { maxNewTokens, temperature, topK, topP, minP, seed } = options;
+    const defaults = { maxNewTokens, temperature, topK, topP, minP, seed };
+    await runLines(options, signal, (value, index, context) => generateLine(value, index, context, defaults));
+    exit(EXIT.ok);
+  });
+};
+
+export const registerScore: RegisterCommand = (program, { signal }, exit) => {
+  const command = program
+    .command("score")
+    .description('Reads {"text"|"ids"}, writes {ids, logprobs, sum}: log-probs of every token after the first.')
+    .requiredOption("--model <dir>", "model folder")
+    .option("--seed <n>", "accepted everywhere; scoring draws nothing", numberOf("an integer", z.number().int()), 0);
+  addLineFlags(addEngineFlags(command)).action(async (options: LineFlags) => {
+    await runLines(options, signal, (value, _, context) => scoreLine(value, context));
+    exit(EXIT.ok);
+  });
+};
+
+interface LineFlags extends Record<string, unknown> {
+  readonly model: string;
+  readonly input?: string;
+  readonly output?: string;
+  readonly concurrency: number;
+}
+
+interface GenerateFlags extends LineFlags {
+  readonly maxNewTokens: number;
+  readonly temperature: number;
+  readonly topK: number;
+  readonly topP: number;
+  readonly minP: number;
+  readonly seed: number;
+}
+
+function addLineFlags(command: Command): Command {
+  return command
+    .option("--input <file>", "read from a file instead of standard input")
+    .option("--output <file>", "write to a file instead of standard output")
+    .option("--concurrency <n>", "lines at work at once", numberOf("an integer >= 1", z.number().int().min(1)), 128);
+}
+
+async function runLines(
+  flags: LineFlags,
+  signal: AbortSignal,
+  handle: (value: unknown, index: number, context: LineContext) => Promise<Answer>,
+): Promise<void> {
+  const settings = parseOptions(engineSettingsSchema, schemaValues(engineSettingsSchema, flags), "options");
+  const tokenizer = await Tokenizer.load(flags.model);
+  const chat = await loadChat(tokenizer);
+  const options = { ...engineOptions(settings), tokenBytes: bytesOf(tokenizer) };
+  await using policy = await Engine.load(flags.model, options, { signal });
+  const context: LineContext = { policy, tokenizer, chat, signal };
+  const output = openOutput(flags.output);
+  try {
+    await answerLines((value, index) => handle(value, index, context), {
+      input: openInput(flags.input),
+      output,
+      concurrency: flags.concurrency,
+      signal,
+    });
+    if (output !== process.stdout) {
+      output.end();
+      await finished(output);
+    }
+  } catch (cause) {
+    if (signal.aborted || cause instanceof ActError || !(cause instanceof Error && "syscall" in cause)) throw cause;
+    throw fileError("reading or writing", flags.input ?? flags.output ?? "the stream", cause);
+  }
+}
+
+/** Stop strings need the bytes of tokens; a tokenizer without them only refuses lines that ask for stop strings. */
+function bytesOf(tokenizer: Tokenizer): ReturnType<Tokenizer["tokenBytes"]> | null {
+  try {
+    return tokenizer.tokenBytes();
+  } catch (cause) {
+    if (cause instanceof ActError && cause.code === "TOKENIZER_NO_BYTES") return null;
+    throw cause;
+  }
+}
+
+function openOutput(path: string | undefined): Writable {
+  return path === undefined || path === "-" ? process.stdout : createWriteStream(path);
+}
+
+/** A parser of a numeric flag. */
+export function numberOf(expected: string, schema: z.ZodType<number>): (text: string) => number {
+  return (text) => {
+    const result = schema.safeParse(text.trim() === "" ? Number.NaN : Number(text));
+    if (result.success) return result.data;
+    throw new InvalidArgumentError(`Expected ${expected}, got ${JSON.stringify(text)}.`);
+  };
+}

@@ -1,0 +1,28 @@
+/**
+ * `plan`: the memory a model would need, without loading it.
+ */
+import { Engine } from "../../engine/engine.js";
+import { engineOptions, engineSettingsSchema } from "../../stages/models.js";
+import { parseOptions } from "../../stages/options.js";
+import { EXIT } from "../exit.js";
+import { schemaValues } from "../flags.js";
+import type { RegisterCommand } from "../main.js";
+import { addEngineFlags } from "./lines.js";
+
+export const registerPlan: RegisterCommand = (program, _context, exit) => {
+  const command = program
+    .command("plan")
+    .description("Prints the memory that an engine would take, by purpose. Allocates nothing.")
+    .requiredOption("--model <dir>", "model folder")
+    .option("--training", "with gradients and optimizer state")
+    .option("--json", "print JSON");
+  addEngineFlags(command).action(async (options: Record<string, unknown>) => {
+    const settings = parseOptions(engineSettingsSchema, schemaValues(engineSettingsSchema, options), "options");
+    const plan = await Engine.plan(String(options.model), {
+      ...engineOptions(settings),
+      training: options.training === true,
+    });
+    process.stdout.write(`${options.json === true ? JSON.stringify(plan) : plan.text}\n`);
+    exit(EXIT.ok);
+  });
+};
