@@ -4,7 +4,9 @@
  * The JVM ends by itself when its standard input closes, so it never outlives this process, not even after `kill -9`.
  */
 import { type ChildProcess, spawn } from "node:child_process";
-import { readdir, readFile } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join, resolve as resolvePath } from "node:path";
 import { EnvironmentError } from "../environment.js";
 import { type RequestOptions, withDeadline } from "./connection.js";
 
@@ -47,6 +49,8 @@ export class Jvm {
    */
   static async start(options: JvmOptions, wait: RequestOptions): Promise<Jvm> {
     wait.signal?.throwIfAborted();
+    // The simulator writes a file of its own into its working folder.
+    const folder = await mkdtemp(join(tmpdir(), "act-trainer-scienceworld-"));
     const child = spawn(
       options.java,
       [
@@ -60,12 +64,12 @@ export class Jvm {
         "-Djava.awt.headless=true",
         "-Dfile.encoding=UTF-8",
         "-cp",
-        options.jar,
+        resolvePath(options.jar),
         "py4j.GatewayServer",
         "--die-on-broken-pipe",
         "0",
       ],
-      { stdio: ["pipe", "pipe", "pipe"] },
+      { cwd: folder, stdio: ["pipe", "pipe", "pipe"] },
     );
     let tail = "";
     const keep = (text: string): void => {
@@ -78,7 +82,7 @@ export class Jvm {
         spawnFault = error;
         resolve();
       });
-    });
+    }).then(() => rm(folder, { recursive: true, force: true }).catch(() => undefined));
     // A write into a JVM that is gone; its exit is what gets reported.
     child.stdin?.on("error", () => undefined);
     child.stderr?.setEncoding("utf8").on("data", keep);

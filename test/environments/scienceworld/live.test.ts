@@ -54,9 +54,9 @@ describe.skipIf(liveJar === null)("the ScienceWorld simulator", () => {
   it("plays an episode: goal, observations, scores, admissible actions, success", async () => {
     environment = await provider.create();
     await expect(environment.step("look around")).rejects.toMatchObject({ code: "ENVIRONMENT_NO_EPISODE" });
-    const start = await environment.reset("find-non-living-thing/225");
-    expect(start.category).toBe("find-non-living-thing");
-    expect(start.task).toMatch(/^Your task is to find a\(n\) non-living thing\./);
+    const start = await environment.reset("find-living-thing/225");
+    expect(start.category).toBe("find-living-thing");
+    expect(start.task).toMatch(/^Your task is to find a\(n\) living thing\./);
     expect(start.observation).toMatch(/^This room is called the /);
 
     const admissible = await environment.admissibleActions();
@@ -72,15 +72,15 @@ describe.skipIf(liveJar === null)("the ScienceWorld simulator", () => {
     const nonsense = await environment.step("sing a song\nloudly");
     expect(nonsense).toMatchObject({ observation: "No known action matches that input.", accepted: false, reward: 0 });
 
-    const failed = await environment.step("focus on agent");
+    const failed = await environment.step("focus on air");
     expect(failed).toMatchObject({ score: -1, success: false, terminated: true, truncated: false });
     expect(opened.reward + failed.reward).toBe(-100);
     await expect(environment.step("look around")).rejects.toMatchObject({ code: "ENVIRONMENT_NO_EPISODE" });
 
-    const { score, steps } = await playExpert(environment, "find-non-living-thing/225");
+    const { score, steps } = await playExpert(environment, "find-living-thing/225");
     expect(score).toBe(1);
     expect(steps).toBeGreaterThan(2);
-    await expect(environment.reset("find-non-living-thing/300")).rejects.toMatchObject({
+    await expect(environment.reset("find-living-thing/300")).rejects.toMatchObject({
       code: "ENVIRONMENT_UNKNOWN_TASK",
     });
   });
