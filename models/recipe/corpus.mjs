@@ -11,6 +11,7 @@ import { SETTINGS } from "../../dist/environments/household/panels.js";
 import { IntegerRandom } from "../../dist/environments/household/random.js";
 import { TextWorldEpisode } from "../../dist/environments/textworld/episode.js";
 import { TASK_KINDS } from "../../dist/environments/textworld/task.js";
+import { thoughtOf } from "../../dist/environments/textworld/thought.js";
 import { MOVE_WORDING } from "../../dist/environments/textworld/world.js";
 import { actionPrompt, judgmentPrompt } from "../../dist/prompts/template.js";
 import { compactTemplate } from "../../dist/prompts/templates.js";
@@ -43,21 +44,6 @@ export function reasonFor(action, task) {
   if (verb === "examine") return `look at ${rest}.`;
   if (["clean", "heat", "cool"].includes(verb)) return `${verb} it with ${rest.split(" with ")[1]}.`;
   return "look again.";
-}
-
-/** The expert's reason for what it does. */
-export function expertReason(intention) {
-  const { phase, action, target, receptacle, treatment } = intention;
-  if (action.startsWith("open ")) return `${receptacle} is closed. open it.`;
-  const going = action.startsWith("go to ");
-  if (phase === "search") return `${target}? try ${receptacle}.`;
-  if (phase === "take") return going ? `${target} is at ${receptacle}. go.` : `${target} is here. take it.`;
-  if (phase === "treat")
-    return going ? `${treatment} ${target} at ${receptacle}. go.` : `${treatment} it with ${receptacle}.`;
-  if (phase === "place")
-    return going ? `${target} belongs to ${receptacle}. go.` : `${receptacle} is the place for ${target}.`;
-  if (phase === "use") return going ? `${target} is at ${receptacle}. go.` : `${target} is here. use it.`;
-  return `put ${target} away.`;
 }
 
 function reply(reason, action, random) {
@@ -98,7 +84,7 @@ export function episodeSamples(seed) {
       admissible: { actions, patterns: [] },
     };
     const candidates = [
-      { action: intention.action, reason: expertReason(intention) },
+      { action: intention.action, reason: thoughtOf(intention) },
       ((action) => ({ action, reason: reasonFor(action, house.task) }))(random.pick(others)),
     ];
     const [expert, other] = candidates;

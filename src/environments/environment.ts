@@ -56,6 +56,8 @@ export interface Environment {
   admissibleActions(): Promise<AdmissibleActions | null>;
   /** The expert's action in the present state, or null where no expert knows one. */
   expertAction(): Promise<string | null>;
+  /** The expert's words before that action, where it has any. Asked in the same state as {@link expertAction}. */
+  expertThought?(): Promise<string | null>;
   /** Frees what the environment holds. Safe to call twice. */
   close(): Promise<void>;
 }

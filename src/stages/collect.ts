@@ -150,13 +150,14 @@ async function playExpert(
     const admissible = await call("admissible actions", () => environment.admissibleActions());
     const action = await call("expert action", () => environment.expertAction());
     if (action === null) break;
+    const thought = await call("expert thought", async () => (await environment.expertThought?.()) ?? null);
     records.push({
       id: `${taskId}#${step}`,
       task_id: taskId,
       category: start.category,
       state: { task: start.task, observation, history: [...history], step, admissible },
       expert_action: action,
-      thought: null,
+      thought,
     });
     const transition = await call("step", (s) => environment.step(action, { signal: s }));
     if (transition.success) return { outcome: "solved", records };

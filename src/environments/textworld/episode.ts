@@ -5,6 +5,7 @@ import { Expert, type Intention } from "./expert.js";
 import { TextWorld } from "./rules.js";
 import type { Task } from "./task.js";
 import { stripCommand } from "./texts.js";
+import { thoughtOf } from "./thought.js";
 import type { World } from "./world.js";
 
 /** Which expert an episode asks. */
@@ -173,6 +174,11 @@ export class TextWorldEnvironment implements Environment {
 
   async expertAction(): Promise<string | null> {
     return this.running().expertAction();
+  }
+
+  async expertThought(): Promise<string | null> {
+    const intention = this.running().expertIntention();
+    return intention === null ? null : thoughtOf(intention);
   }
 
   /** See {@link TextWorldEpisode.expertIntention}. */
