@@ -175,8 +175,9 @@ describe("the memory plan", () => {
     }
     const { bytesPeak } = engine.stats();
     expect(bytesPeak).toBeLessThanOrEqual(engine.plan.total);
-    // A plan that promises far more than is ever used would be no plan.
-    expect(bytesPeak).toBeGreaterThan(0.5 * engine.plan.total);
+    // A plan that promises far more than is used would be none. Scratch and logits are bounds of what operations take.
+    const { total, scratch, head } = engine.plan;
+    expect(bytesPeak).toBeGreaterThan(0.95 * (total - scratch - head));
   });
 
   it("is refused above the limit, naming what to lower", async () => {
