@@ -81,8 +81,13 @@ async function answer(
     return await handle(parse(text), index);
   } catch (cause) {
     if (signal?.aborted || !(cause instanceof ActError) || cause.code === "DISPOSED") return { broken: cause };
-    return { error: { code: cause.code, message: cause.message, hint: cause.hint }, line };
+    return { error: { code: cause.code, message: withoutHint(cause), hint: cause.hint }, line };
   }
+}
+
+/** The message of an error has its hint at the end. */
+function withoutHint({ message, hint }: ActError): string {
+  return hint !== "" && message.endsWith(hint) ? message.slice(0, -hint.length).trimEnd() : message;
 }
 
 function parse(text: string): unknown {
