@@ -24,8 +24,61 @@ int64_t inner_block(int64_t units) {
   return ceil_div(ceil_div(units, blocks), 8) * 8;
 }
 
-/// Rows of tile i when `rows` rows are split evenly into `tiles`.
-int64_t tile_start(int64_t rows, int64_t tiles, int64_t i) { return rows / tiles * i + std::min(i, rows % tiles); }
+/// The packed form of one operand for a range of inner indices: panels of rows (of A) or columns (of B), block after block.
+struct Panels {
+  PanelFormat format;
+  int64_t rows;   // of the operand
+  int64_t count;  // panels
+  int64_t width;  // of a panel, zeros included; 0: rows are split evenly and panels are as wide as they have rows
+
+  int64_t start(int64_t i) const { return width ? i * width : rows / count * i + std::min(i, rows % count); }
+  int64_t height(int64_t i) const { return std::min(start(i + 1), rows) - start(i); }
+  int64_t padded_rows() const { return width ? count * width : rows; }
+  int64_t unit_size() const { return format == PanelFormat::rounded ? 2 : 1; }  // 32-bit words
+  /// Word at which panel i of the block of `block_units` units from `unit` on begins.
+  int64_t offset(int64_t unit, int64_t block_units, int64_t i) const {
+    return (padded_rows() * unit + start(i) * block_units) * unit_size();
+  }
+};
+
+/// Units that one task packs of a matrix whose rows are contiguous: reads whole stretches of few rows, so that every
+/// cache line and page is met once.
+constexpr int64_t kPackUnits = 32, kPackRows = 768;
+
+/// What has to be packed for one round of a product.
+struct Packing {
+  const PackSource& source;
+  Panels panels;
+  uint32_t* to;
+  int64_t first_row, first_unit, units, block;  // of the round
+  int64_t inner;                                // all inner indices of the product
+  int64_t per_unit;
+
+  int64_t panels_per_task() const {
+    if (source.inner_contiguous) return 1;
+    return std::max<int64_t>(1, kPackRows / std::max<int64_t>(1, panels.height(0)));
+  }
+  int64_t chunks_per_block() const { return source.inner_contiguous ? 1 : ceil_div(block, kPackUnits); }
+  int64_t tasks() const {
+    return ceil_div(panels.count, panels_per_task()) * ceil_div(units, block) * chunks_per_block();
+  }
+  void run(const Kernels& kernels, int64_t task) const {
+    const int64_t groups = ceil_div(panels.count, panels_per_task()), chunks = chunks_per_block();
+    const int64_t first = task % groups * panels_per_task(), last = std::min(panels.count, first + panels_per_task());
+    const int64_t chunk = task / groups % chunks, unit = task / groups / chunks * block;
+    const int64_t block_units = std::min(block, units - unit);
+    const int64_t from = source.inner_contiguous ? 0 : chunk * kPackUnits;
+    const int64_t count = source.inner_contiguous ? block_units : std::min(kPackUnits, block_units - from);
+    if (count <= 0) return;
+    const int64_t inner0 = (first_unit + unit + from) * per_unit;
+    for (int64_t i = first; i < last; i++) {
+      const int64_t height = panels.height(i), width = panels.width ? panels.width : height;
+      kernels.pack(source, first_row + panels.start(i), static_cast<int>(height), inner0,
+                   std::min(count * per_unit, inner - inner0), panels.format, static_cast<int>(width),
+                   to + panels.offset(unit, block_units, i) + from * width * panels.unit_size());
+    }
+  }
+};
 
 }  // namespace
 
@@ -35,18 +88,11 @@ int64_t CpuBackend::packed_units(int64_t rows, int64_t cols, bool bf16) const {
 
 void CpuBackend::pack_weight(CpuWeight& w) {
   const bool bf16 = w.dtype == DType::bf16;
-  const int64_t per_unit = bf16 ? 2 : 1, units = ceil_div(w.cols, per_unit), block = inner_block(units);
-  const int64_t width = kernels_.gemm_columns, panels = ceil_div(w.rows, width);
+  const int64_t per_unit = bf16 ? 2 : 1, units = ceil_div(w.cols, per_unit), width = kernels_.gemm_columns;
   const PackSource source{w.row_major.view().data, w.cols, w.row_major.view().dtype == DType::bf16, true, 1};
-  float* const packed = w.packed.view().as<float>();
-  pool_.run(panels, [&](int64_t p, int) {
-    for (int64_t u = 0; u < units; u += block) {
-      const int64_t count = std::min(block, units - u);
-      kernels_.pack(source, p * width, static_cast<int>(std::min(width, w.rows - p * width)), u * per_unit,
-                    std::min(count * per_unit, w.cols - u * per_unit), bf16 ? PanelFormat::pairs : PanelFormat::f32,
-                    static_cast<int>(width), packed + panels * width * u + p * width * count);
-    }
-  });
+  const Panels panels{bf16 ? PanelFormat::pairs : PanelFormat::f32, w.rows, ceil_div(w.rows, width), width};
+  const Packing packing{source, panels, w.packed.view().as<uint32_t>(), 0, 0, units, inner_block(units), w.cols, per_unit};
+  pool_.run(packing.tasks(), [&](int64_t task, int) { packing.run(kernels_, task); });
 }
 
 void CpuBackend::multiply(const Product& x) {
@@ -68,70 +114,66 @@ void CpuBackend::multiply(const Product& x) {
 }
 
 void CpuBackend::multiply_block(const Product& x, int64_t row0, int64_t rows, int64_t unit0, int64_t units) {
-  const int64_t per_unit = x.bf16 ? 2 : 1, total_units = ceil_div(x.k, per_unit), block = inner_block(total_units);
-  const int64_t width = kernels_.gemm_columns, panels = ceil_div(x.n, width);
-  const int64_t tiles = ceil_div(rows, kernels_.gemm_rows), blocks = ceil_div(units, block);
-  const PanelFormat left_format = !x.bf16 ? PanelFormat::f32 : kernels_.bf16_dot ? PanelFormat::pairs : PanelFormat::rounded;
-  const int64_t left_size = left_format == PanelFormat::rounded ? 2 : 1;  // floats a unit
-  float* const left = left_panels_.get(*this, rows * units * left_size);
-  auto inner_count = [&](int64_t u, int64_t count) { return std::min(count * per_unit, x.k - (unit0 + u) * per_unit); };
-  auto left_panel = [&](int64_t u, int64_t count, int64_t tile) {
-    return left + (rows * u + tile_start(rows, tiles, tile) * count) * left_size;
-  };
-  auto pack_left = [&](int64_t tile) {
-    const int64_t r = tile_start(rows, tiles, tile), height = tile_start(rows, tiles, tile + 1) - r;
-    for (int64_t u = 0; u < units; u += block) {
-      const int64_t count = std::min(block, units - u);
-      kernels_.pack(x.a, row0 + r, static_cast<int>(height), (unit0 + u) * per_unit, inner_count(u, count), left_format,
-                    static_cast<int>(height), left_panel(u, count, tile));
-    }
-  };
-  const uint32_t* right = x.b.packed;  // where the first block of this round begins
-  int64_t right_tasks = 0;
-  uint32_t* packing = nullptr;
+  const int64_t per_unit = x.bf16 ? 2 : 1, block = inner_block(ceil_div(x.k, per_unit));
+  const int64_t width = kernels_.gemm_columns;
+  const PanelFormat right_format = x.bf16 ? PanelFormat::pairs : PanelFormat::f32;
+  const PanelFormat left_format = x.bf16 && !kernels_.bf16_dot ? PanelFormat::rounded : right_format;
+  const Panels tiles{left_format, rows, ceil_div(rows, kernels_.gemm_rows), 0};
+  const Panels panels{right_format, x.n, ceil_div(x.n, width), width};
+
+  const auto words = [](float* p) { return reinterpret_cast<uint32_t*>(p); };
+  uint32_t* const left = words(left_panels_.get(*this, rows * units * tiles.unit_size()));
+  const Packing pack_left{x.a, tiles, left, row0, unit0, units, block, x.k, per_unit};
+  const uint32_t* right = x.b.packed;  // where this round's first block begins
   if (right) {
-    right += panels * width * unit0;
+    right += panels.padded_rows() * unit0;
+    if (rows * units < 16384) {
+      for (int64_t i = 0; i < pack_left.tasks(); i++) pack_left.run(kernels_, i);
+    } else {
+      pool_.run(pack_left.tasks(), [&](int64_t i, int) { pack_left.run(kernels_, i); });
+    }
   } else {
-    packing = reinterpret_cast<uint32_t*>(right_panels_.get(*this, panels * width * units));
-    right = packing;
-    if (row0 == 0) right_tasks = panels * blocks;  // later rounds of rows find it packed
-  }
-  auto pack_right = [&](int64_t i) {
-    const int64_t p = i / blocks, u = i % blocks * block, count = std::min(block, units - u);
-    kernels_.pack(x.b.source, p * width, static_cast<int>(std::min(width, x.n - p * width)), (unit0 + u) * per_unit,
-                  inner_count(u, count), x.bf16 ? PanelFormat::pairs : PanelFormat::f32, static_cast<int>(width),
-                  packing + panels * width * u + p * width * count);
-  };
-  if (right_tasks == 0 && rows * units < 16384) {
-    for (int64_t i = 0; i < tiles; i++) pack_left(i);
-  } else {
-    pool_.run(tiles + right_tasks, [&](int64_t i, int) { i < tiles ? pack_left(i) : pack_right(i - tiles); });
+    uint32_t* const to = words(right_panels_.get(*this, panels.padded_rows() * units));
+    right = to;
+    const Packing pack_right{x.b.source, panels, to, 0, unit0, units, block, x.k, per_unit};
+    const int64_t right_tasks = row0 == 0 ? pack_right.tasks() : 0;  // later rounds of rows find it packed
+    pool_.run(right_tasks + pack_left.tasks(), [&](int64_t i, int) {
+      i < right_tasks ? pack_right.run(kernels_, i) : pack_left.run(kernels_, i - right_tasks);
+    });
   }
 
-  const int64_t tile_tasks = ceil_div(tiles, kTilesPerTask);
-  const int64_t wanted = std::max<int64_t>(1, panels * tile_tasks / (4 * pool_.threads()));
-  const int64_t panel_tasks = ceil_div(panels, std::min(kPanelsPerTask, wanted));
+  const int64_t tile_tasks = ceil_div(tiles.count, kTilesPerTask);
+  const int64_t wanted = std::max<int64_t>(1, panels.count * tile_tasks / (4 * pool_.threads()));
+  const int64_t panel_tasks = ceil_div(panels.count, std::min(kPanelsPerTask, wanted));
+  const int64_t panel_lines = std::max<int64_t>(1, width * 4 / 64);  // cache lines a unit
   pool_.run(tile_tasks * panel_tasks, [&](int64_t task, int) {
     const int64_t i = task % tile_tasks, j = task / tile_tasks;
-    const int64_t tile0 = tiles * i / tile_tasks, tile1 = tiles * (i + 1) / tile_tasks;
-    const int64_t panel0 = panels * j / panel_tasks, panel1 = panels * (j + 1) / panel_tasks;
+    const int64_t tile0 = tiles.count * i / tile_tasks, tile1 = tiles.count * (i + 1) / tile_tasks;
+    const int64_t panel0 = panels.count * j / panel_tasks, panel1 = panels.count * (j + 1) / panel_tasks;
+    // The next panel comes from memory or a farther cache the first time: its prefetch is spread over several tiles.
+    const bool spread = tile1 - tile0 >= panel_lines;
     for (int64_t u = 0; u < units; u += block) {
       const int64_t count = std::min(block, units - u);
       const bool first = unit0 + u == 0;
       for (int64_t p = panel0; p < panel1; p++) {
         for (int64_t tile = tile0; tile < tile1; tile++) {
-          const int64_t r = tile_start(rows, tiles, tile), height = tile_start(rows, tiles, tile + 1) - r;
+          const int64_t pass = tile - tile0, r = tiles.start(tile);
           GemmTile t;
           t.units = count;
-          t.a = left_panel(u, count, tile);
-          t.b = right + panels * width * u + p * width * count;
+          t.a = left + tiles.offset(u, count, tile);
+          t.b = right + panels.offset(u, count, p);
           t.c = x.c + (row0 + r) * x.n + p * width;
           t.c_stride = x.n;
+          t.next_c = tile + 1 < tile1 ? x.c + (row0 + tiles.start(tile + 1)) * x.n + p * width
+                     : p + 1 < panel1 ? x.c + (row0 + tiles.start(tile0)) * x.n + (p + 1) * width
+                                      : nullptr;
           t.init = first && !x.accumulate ? (x.bias ? x.bias + p * width : nullptr) : t.c;
           t.init_stride = first && !x.accumulate ? 0 : x.n;
-          t.columns = static_cast<int>(std::min(width, x.n - p * width));
-          t.prefetch = nullptr;
-          kernels_.gemm[x.bf16][height](t);
+          t.columns = static_cast<int>(panels.height(p));
+          const bool fetch = p + 1 < panels.count && pass < (spread ? panel_lines : 1);
+          t.prefetch = fetch ? static_cast<const char*>(t.b) + (width * 4 + (spread ? pass * 64 : 0)) * count : nullptr;
+          t.prefetch_lines = static_cast<int>(spread ? 1 : panel_lines);
+          kernels_.gemm[x.bf16][tiles.height(tile)](t);
         }
       }
     }

@@ -29,8 +29,16 @@ ACT_INLINE void step(Accumulators<R>& acc, const float* a, const vf (&b)[kVector
   }
 }
 
-template <bool BF16, int R>
-void tile(const GemmTile& t) {
+/// Brings the next panel closer while this one is multiplied.
+template <int Lines>
+ACT_INLINE void prefetch_lines(const char*& p) {
+#pragma GCC unroll 4
+  for (int i = 0; i < Lines; i++) __builtin_prefetch(p + 64 * i, 0, 2);
+  p += 64 * Lines;
+}
+
+template <bool BF16, int R, int Lines>
+ACT_INLINE void run_tile(const GemmTile& t) {
   Accumulators<R> acc;
   const int columns = t.columns;
 #pragma GCC unroll 8
@@ -42,13 +50,18 @@ void tile(const GemmTile& t) {
       acc.c[i][j] = !t.init || left <= 0 ? zero() : load_up_to(from, left);
     }
   }
+  if (t.next_c) {
+#pragma GCC unroll 8
+    for (int i = 0; i < R; i++) {
+#pragma GCC unroll 4
+      for (int j = 0; j < kColumns * 4; j += 64) __builtin_prefetch(reinterpret_cast<const char*>(t.next_c + i * t.c_stride) + j, 1);
+    }
+  }
   const char* prefetch = t.prefetch;
-  const int64_t prefetch_step = prefetch ? 64 : 0;
-  if (!prefetch) prefetch = static_cast<const char*>(t.b);
   if constexpr (!BF16) {
     const float *a = static_cast<const float*>(t.a), *b = static_cast<const float*>(t.b);
-    for (int64_t k = 0; k < t.units; k++, a += R, b += kColumns, prefetch += prefetch_step) {
-      __builtin_prefetch(prefetch, 0, 2);
+    for (int64_t k = 0; k < t.units; k++, a += R, b += kColumns) {
+      prefetch_lines<Lines>(prefetch);
       vf y[kVectors];
 #pragma GCC unroll 3
       for (int j = 0; j < kVectors; j++) y[j] = load(b + j * kWidth);
@@ -57,8 +70,8 @@ void tile(const GemmTile& t) {
   } else {
 #if defined(__AVX512BF16__)
     const uint32_t *a = static_cast<const uint32_t*>(t.a), *b = static_cast<const uint32_t*>(t.b);
-    for (int64_t k = 0; k < t.units; k++, a += R, b += kColumns, prefetch += prefetch_step) {
-      __builtin_prefetch(prefetch, 0, 2);
+    for (int64_t k = 0; k < t.units; k++, a += R, b += kColumns) {
+      prefetch_lines<Lines>(prefetch);
       vu y[kVectors];
 #pragma GCC unroll 3
       for (int j = 0; j < kVectors; j++) y[j] = load_bits(b + j * kWidth);
@@ -72,8 +85,8 @@ void tile(const GemmTile& t) {
 #else
     const float* a = static_cast<const float*>(t.a);
     const uint32_t* b = static_cast<const uint32_t*>(t.b);
-    for (int64_t k = 0; k < t.units; k++, a += 2 * R, b += kColumns, prefetch += prefetch_step) {
-      __builtin_prefetch(prefetch, 0, 2);
+    for (int64_t k = 0; k < t.units; k++, a += 2 * R, b += kColumns) {
+      prefetch_lines<Lines>(prefetch);
       vf y[kVectors];
 #pragma GCC unroll 3
       for (int j = 0; j < kVectors; j++) y[j] = (vf)(load_bits(b + j * kWidth) << 16);
@@ -92,6 +105,13 @@ void tile(const GemmTile& t) {
       if (left > 0) store_up_to(t.c + i * t.c_stride + j * kWidth, acc.c[i][j], left);
     }
   }
+}
+
+template <bool BF16, int R>
+void tile(const GemmTile& t) {
+  if (!t.prefetch) return run_tile<BF16, R, 0>(t);
+  if (t.prefetch_lines == 1) return run_tile<BF16, R, 1>(t);
+  run_tile<BF16, R, kColumns * 4 / 64 ? kColumns * 4 / 64 : 1>(t);
 }
 
 template <bool BF16, int R>

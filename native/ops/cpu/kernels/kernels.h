@@ -18,8 +18,10 @@ struct GemmTile {
   int64_t init_stride;  // floats from row to row of init; 0 for a bias
   float* c;
   int64_t c_stride;
+  const float* next_c;   // where the next tile will begin: brought closer; null: nothing
   int columns;           // 1..gemm_columns
-  const char* prefetch;  // brought into L2, one cache line a unit; null: nothing
+  const char* prefetch;  // memory to bring closer meanwhile; null: nothing
+  int prefetch_lines;    // cache lines of it a unit: 1, or those of a unit of b
 };
 using GemmKernel = void (*)(const GemmTile&);
 

@@ -58,7 +58,16 @@ ACT_INLINE vf odd_lanes(vf a, vf b, std::index_sequence<I...>) {
 }
 
 /// Pairs of bf16 from two fp32 vectors: lane = low | high << 16.
-ACT_INLINE vu pair(vf low, vf high) { return (round_bits(low) >> 16) | round_bits(high); }
+ACT_INLINE vu pair(vf low, vf high) {
+#if defined(__AVX512BF16__)
+  const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh(high, low);  // 16 of low, then 16 of high
+  alignas(64) static const uint16_t kInterleave[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                       8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  return (vu)_mm512_permutexvar_epi16(_mm512_load_si512(kInterleave), halves);
+#else
+  return (round_bits(low) >> 16) | round_bits(high);
+#endif
+}
 
 /// kWidth consecutive units along a row: fp32 source.
 template <PanelFormat F>
@@ -154,11 +163,36 @@ void pack_rows_contiguous(const PackSource& s, int64_t row0, int rows, int64_t i
   const int64_t steps = F == PanelFormat::f32 ? inner : F == PanelFormat::rounded ? (inner + 1) / 2 * 2 : (inner + 1) / 2;
   const E* base = static_cast<const E*>(s.data) + inner0 * s.stride + row0;
   const vf scale = broadcast(s.scale);
-  for (int64_t k = 0; k < steps; k++) {
+  int64_t k = 0;
+#if defined(__AVX512F__)
+  if constexpr (sizeof(E) == 4) {
+    // A panel of half a vector: two steps are neighbors in the packed form and make one whole vector.
+    const auto halves = [](const float* low, const float* high) {
+      return (vf)_mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps(low)), _mm256_loadu_ps(high), 1);
+    };
+    if (width == 8 && rows == 8) {
+      for (; (k + 2) * kPerStep <= inner; k += 2) {
+        const E* p = base + k * kPerStep * s.stride;
+        for (int r = 0; r < 2 * kPerStep; r++) __builtin_prefetch(p + r * s.stride + 32);
+        vu v;
+        if constexpr (F == PanelFormat::pairs) {
+          v = pair(halves(p, p + 2 * s.stride) * scale, halves(p + s.stride, p + 3 * s.stride) * scale);
+        } else {
+          const vf x = halves(p, p + s.stride) * scale;
+          v = F == PanelFormat::rounded ? round_bits(x) : (vu)x;
+        }
+        store_bits(out + k * width, v);
+      }
+    }
+  }
+#endif
+  for (; k < steps; k++) {
     const int64_t i = k * kPerStep;
     const E *p = base + i * s.stride, *next = i + 1 < inner ? p + s.stride : nullptr;
     for (int group = 0; group < width; group += kWidth) {
       const int there = rows - group;
+      __builtin_prefetch(p + group + width);
+      if (kPerStep == 2 && next) __builtin_prefetch(next + group + width);
       const vu v = there > 0 && i < inner ? load_step<F>(p + group, next ? next + group : nullptr, there, scale) : vu{};
       uint32_t* to = out + k * width + group;
       if (width - group >= kWidth) {

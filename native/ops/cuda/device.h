@@ -1,0 +1,31 @@
+// Where the CUDA backend's memory lies and its work is queued: a GPU through the CUDA runtime (device_cuda.cc), or host
+// memory with kernels under the emulator (device_emulated.cc).
+#pragma once
+#include <cstddef>
+#include <memory>
+#include <string>
+
+namespace act::cuda {
+
+class Device {
+ public:
+  virtual ~Device() = default;
+  virtual std::string describe() const = 0;
+  /// Zero-filled, 256-byte aligned; null when there is not enough.
+  virtual void* allocate(size_t bytes) = 0;
+  virtual void release(void* memory) noexcept = 0;
+  /// In the order of the stream. upload has read `from` when it returns; download waits until `to` is written.
+  virtual void upload(void* to, const void* from, size_t bytes) = 0;
+  virtual void download(void* to, const void* from, size_t bytes) = 0;
+  virtual void copy(void* to, const void* from, size_t bytes) = 0;
+  virtual void zero(void* memory, size_t bytes) = 0;
+  virtual void wait() = 0;
+  /// What launches take: a cudaStream_t.
+  virtual void* stream() = 0;
+  virtual size_t free_bytes() const = 0;
+};
+
+/// Throws Error DEVICE_UNAVAILABLE with what is missing (driver, device, its age) and what to do.
+std::unique_ptr<Device> open_device(int ordinal);
+
+}  // namespace act::cuda

@@ -1,0 +1,123 @@
+// The GPU through the CUDA runtime, linked statically: without a driver this file loads and says so.
+#include <cuda_runtime.h>
+
+#include <cstdio>
+
+#include "../ops.h"
+#include "device.h"
+
+namespace act::cuda {
+namespace {
+
+/// After an error that the CUDA context does not survive, every call says so and touches the device no more.
+thread_local std::string device_lost;
+
+std::string at(const char* file, int line) {
+  const std::string path = file;
+  return " (" + path.substr(path.rfind('/') + 1) + ":" + std::to_string(line) + ")";
+}
+
+void check(cudaError_t status, const char* file, int line) {
+  if (!device_lost.empty()) throw Error("DEVICE_LOST", device_lost);
+  if (status == cudaSuccess) return;
+  cudaGetLastError();  // a status that is not sticky is forgotten, and the device goes on
+  const std::string what = std::string(cudaGetErrorName(status)) + ": " + cudaGetErrorString(status) + at(file, line);
+  if (status == cudaErrorMemoryAllocation)
+    throw Error("OUT_OF_MEMORY", "The GPU is out of memory, " + what + ". Lower maxBatchTokens or cacheTokens.");
+  if (status == cudaErrorInvalidValue || status == cudaErrorInvalidConfiguration)
+    throw Error("INTERNAL", "A CUDA call was refused, " + what + ". This is a defect: report it.");
+  device_lost = "The GPU is lost to this process, " + what +
+                ". Dispose of the engine and start a new process; if it happens again, check the system log for Xid errors.";
+  throw Error("DEVICE_LOST", device_lost);
+}
+#define ACT_CHECK(call) check((call), __FILE__, __LINE__)
+
+class CudaDevice final : public Device {
+ public:
+  explicit CudaDevice(int ordinal) : ordinal_(ordinal) {
+    ACT_CHECK(cudaSetDevice(ordinal));
+    ACT_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+    ACT_CHECK(cudaGetDeviceProperties(&properties_, ordinal));
+    ACT_CHECK(cudaDriverGetVersion(&driver_));
+  }
+  ~CudaDevice() override {
+    if (stream_) cudaStreamDestroy(stream_);
+  }
+  std::string describe() const override {
+    return std::string(properties_.name) + ", sm_" + std::to_string(properties_.major * 10 + properties_.minor) + ", " +
+           std::to_string(properties_.totalGlobalMem >> 20) + " MiB, driver for CUDA " + std::to_string(driver_ / 1000) + "." +
+           std::to_string(driver_ % 1000 / 10);
+  }
+  void* allocate(size_t bytes) override {
+    void* memory = nullptr;
+    const cudaError_t status = cudaMalloc(&memory, bytes);
+    if (status == cudaErrorMemoryAllocation) {
+      cudaGetLastError();
+      return nullptr;
+    }
+    ACT_CHECK(status);
+    zero(memory, bytes);
+    return memory;
+  }
+  void release(void* memory) noexcept override { cudaFree(memory); }  // waits for the device: nothing still uses it
+  void upload(void* to, const void* from, size_t bytes) override {
+    // From pageable memory: the driver has copied `from` when the call returns.
+    ACT_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream_));
+  }
+  void download(void* to, const void* from, size_t bytes) override {
+    ACT_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_));
+    wait();
+  }
+  void copy(void* to, const void* from, size_t bytes) override {
+    ACT_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_));
+  }
+  void zero(void* memory, size_t bytes) override { ACT_CHECK(cudaMemsetAsync(memory, 0, bytes, stream_)); }
+  void wait() override { ACT_CHECK(cudaStreamSynchronize(stream_)); }
+  void* stream() override { return stream_; }
+  size_t free_bytes() const override {
+    size_t free = 0, total = 0;
+    ACT_CHECK(cudaMemGetInfo(&free, &total));
+    return free;
+  }
+
+ private:
+  int ordinal_, driver_ = 0;
+  cudaStream_t stream_ = nullptr;
+  cudaDeviceProp properties_{};
+};
+
+[[noreturn]] void unavailable(const std::string& why) { throw Error("DEVICE_UNAVAILABLE", why + " Use device cpu meanwhile."); }
+
+}  // namespace
+
+void allow_shared_bytes(const void* kernel, size_t bytes, const char* file, int line) {
+  constexpr size_t kWithoutAsking = 48 * 1024;
+  if (bytes <= kWithoutAsking) return;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)), file, line);
+}
+
+void check_launch(const char* file, int line) { check(cudaGetLastError(), file, line); }
+
+std::unique_ptr<Device> open_device(int ordinal) {
+  int driver = 0, runtime = 0, count = 0;
+  cudaRuntimeGetVersion(&runtime);
+  if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0)
+    unavailable("This machine has no NVIDIA driver (libcuda.so.1): install one for CUDA " + std::to_string(runtime / 1000) + ".");
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  cudaGetLastError();
+  if (status == cudaErrorInsufficientDriver)
+    unavailable("The NVIDIA driver is too old: it serves CUDA " + std::to_string(driver / 1000) + "." +
+                std::to_string(driver % 1000 / 10) + ", this build needs CUDA " + std::to_string(runtime / 1000) + ".");
+  if (status == cudaErrorNoDevice || (status == cudaSuccess && count == 0))
+    unavailable("The NVIDIA driver shows no GPU (is CUDA_VISIBLE_DEVICES empty, or the container started without it?).");
+  if (status != cudaSuccess) unavailable(std::string("CUDA could not start: ") + cudaGetErrorString(status) + ".");
+  if (ordinal < 0 || ordinal >= count)
+    unavailable("There is no GPU number " + std::to_string(ordinal) + "; this machine has " + std::to_string(count) + ".");
+  cudaDeviceProp properties{};
+  ACT_CHECK(cudaGetDeviceProperties(&properties, ordinal));
+  if (properties.major < 8)
+    unavailable(std::string("The ") + properties.name + " is too old: compute capability 8.0 (Ampere) is the oldest served.");
+  return std::make_unique<CudaDevice>(ordinal);
+}
+
+}  // namespace act::cuda

@@ -1,0 +1,64 @@
+// The emulated device: host memory, kernels under emulator/. For tests of everything but the silicon.
+//   ACT_EMULATED_BYTES   how much memory the device has (default: no limit)
+//   ACT_EMULATED_ASYNC   early or late (default): when cp.async lands
+//   ACT_EMULATED_SEED    order of warps and lanes (default 0: ascending)
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+
+#include "../ops.h"
+#include "device.h"
+#include "emulator/emulator.h"
+
+namespace act::cuda {
+namespace {
+
+class EmulatedDevice final : public Device {
+ public:
+  EmulatedDevice() {
+    if (const char* bytes = std::getenv("ACT_EMULATED_BYTES")) limit_ = std::strtoull(bytes, nullptr, 10);
+    if (const char* async = std::getenv("ACT_EMULATED_ASYNC")) emulator::schedule().async_early = *async == 'e';
+    if (const char* seed = std::getenv("ACT_EMULATED_SEED")) emulator::schedule().seed = std::strtoull(seed, nullptr, 10);
+  }
+  ~EmulatedDevice() override {
+    for (const auto& [memory, bytes] : blocks_) std::free(memory);
+  }
+  std::string describe() const override { return "emulated GPU"; }
+  void* allocate(size_t bytes) override {
+    if (bytes > free_bytes() || bytes > PTRDIFF_MAX - 256) return nullptr;
+    void* memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
+    if (!memory) return nullptr;
+    std::memset(memory, 0, bytes);
+    blocks_.emplace(memory, bytes);
+    used_ += bytes;
+    return memory;
+  }
+  void release(void* memory) noexcept override {
+    const auto block = blocks_.find(memory);
+    if (block == blocks_.end()) return;
+    used_ -= block->second;
+    blocks_.erase(block);
+    std::free(memory);
+  }
+  void upload(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
+  void download(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
+  void copy(void* to, const void* from, size_t bytes) override { std::memmove(to, from, bytes); }
+  void zero(void* memory, size_t bytes) override { std::memset(memory, 0, bytes); }
+  void wait() override {}
+  void* stream() override { return nullptr; }
+  size_t free_bytes() const override { return limit_ - used_; }
+
+ private:
+  size_t limit_ = SIZE_MAX, used_ = 0;
+  std::map<void*, size_t> blocks_;
+};
+
+}  // namespace
+
+std::unique_ptr<Device> open_device(int ordinal) {
+  if (ordinal != 0) throw Error("DEVICE_UNAVAILABLE", "There is one emulated device, number 0.");
+  return std::make_unique<EmulatedDevice>();
+}
+
+}  // namespace act::cuda

@@ -1,0 +1,61 @@
+// AdamW, and what is asked of gradients before it.
+#include "launch.cuh"
+
+namespace act::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+__global__ void __launch_bounds__(kThreads) square_sums_kernel(double* partial, const float* x, int64_t count) {
+  double sum = 0;
+  const int64_t step = static_cast<int64_t>(kSumBlocks) * kThreads;
+  for (int64_t i = global_thread(); i < count; i += step) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  sum = block_sum<kThreads / 32>(sum);
+  if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+}
+
+__global__ void __launch_bounds__(kSumBlocks) add_sums_kernel(double* partial) {
+  const double sum = block_sum<kSumBlocks / 32>(partial[threadIdx.x]);
+  if (threadIdx.x == 0) partial[kSumBlocks] = sum;
+}
+
+__global__ void find_nonfinite_kernel(int32_t* flag, const float* x, int64_t count) {
+  const int64_t i = global_thread();
+  // Exponent bits all ones. Every writer writes the same value.
+  if (i < count && (__float_as_uint(x[i]) & 0x7f800000u) == 0x7f800000u) *flag = 1;
+}
+
+// m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;  p -= lr (wd p + (m / c1) / (sqrt(v / c2) + eps))
+__global__ void adamw_kernel(float* p, const float* gradient, float* m, float* v, int64_t count, AdamW o, float c1, float c2) {
+  const int64_t i = global_thread();
+  if (i >= count) return;
+  const float g = gradient[i] * o.grad_scale;
+  const float m1 = o.beta1 * m[i] + (1.0f - o.beta1) * g;
+  const float m2 = o.beta2 * v[i] + (1.0f - o.beta2) * g * g;
+  m[i] = m1;
+  v[i] = m2;
+  p[i] -= o.learning_rate * (o.weight_decay * p[i] + (m1 / c1) / (sqrtf(m2 / c2) + o.epsilon));
+}
+
+}  // namespace
+
+void launch_sum_of_squares(Stream s, double* partial, View x) {
+  const float* const from = x.as<float>();
+  const int64_t count = x.size();
+  GPU_LAUNCH(square_sums_kernel, kSumBlocks, kThreads, 0, s, partial, from, count);
+  GPU_LAUNCH(add_sums_kernel, 1, kSumBlocks, 0, s, partial);
+}
+
+void launch_find_nonfinite(Stream s, int32_t* flag, View x) {
+  const float* const from = x.as<float>();
+  const int64_t count = x.size();
+  GPU_LAUNCH(find_nonfinite_kernel, blocks_for(count, kThreads), kThreads, 0, s, flag, from, count);
+}
+
+void launch_adamw(Stream s, float* parameter, const float* gradient, float* moment1, float* moment2, int64_t count,
+                  const AdamW& options, float correction1, float correction2) {
+  const AdamW o = options;
+  GPU_LAUNCH(adamw_kernel, blocks_for(count, kThreads), kThreads, 0, s, parameter, gradient, moment1, moment2, count, o, correction1, correction2);
+}
+
+}  // namespace act::cuda
