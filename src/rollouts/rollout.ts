@@ -7,6 +7,7 @@
  */
 import { type Environment, EnvironmentError, type EnvironmentProvider } from "../environments/environment.js";
 import { invalid } from "../errors.js";
+import { followSignal } from "./abort.js";
 import { asEnvironmentError, withDeadline } from "./deadline.js";
 import type { Episode, EpisodeStep } from "./episode.js";
 import { failedEpisode, type PlayOptions, playEpisode } from "./play.js";
@@ -52,11 +53,9 @@ export async function rollout(requests: readonly EpisodeRequest[], options: Roll
   if (!(Number.isInteger(concurrency) && concurrency >= 1))
     throw invalid("BAD_ARGUMENT", "concurrency", "an integer >= 1", concurrency);
   const episodes = new Array<Episode>(requests.length);
-  // One slot's error must end the others too: they share this signal.
-  const controller = new AbortController();
-  const onAbort = (): void => controller.abort(options.signal?.reason);
   options.signal?.throwIfAborted();
-  options.signal?.addEventListener("abort", onAbort, { once: true });
+  // One slot's error must end the others too: they share this signal.
+  using controller = followSignal(options.signal);
   const shared = { ...options, signal: controller.signal };
   let next = 0;
 
@@ -76,14 +75,9 @@ export async function rollout(requests: readonly EpisodeRequest[], options: Roll
     }
   };
 
-  try {
-    const slots = await Promise.allSettled(Array.from({ length: Math.min(concurrency, requests.length) }, slot));
-    const failed = slots.some((s) => s.status === "rejected");
-    // The first cause is the controller's reason; the other slots only repeat it.
-    if (failed) throw controller.signal.reason;
-  } finally {
-    options.signal?.removeEventListener("abort", onAbort);
-  }
+  const slots = await Promise.allSettled(Array.from({ length: Math.min(concurrency, requests.length) }, slot));
+  // The first cause is the controller's reason; the other slots only repeat it.
+  if (slots.some((s) => s.status === "rejected")) throw controller.signal.reason;
   return episodes;
 }
 

@@ -52,9 +52,8 @@ export async function imitate(
   );
   const order = new EpochOrder(deriveSeed(options.seed, "imitate", "order"), used.length);
   const steps = stepsOf(options, used.length);
-  const signal = context.signal === undefined ? {} : { signal: context.signal };
 
-  const step = async (step: number, state: ImitateState): Promise<StepResult<ImitateState>> => {
+  const step = async (step: number, state: ImitateState, signal: AbortSignal): Promise<StepResult<ImitateState>> => {
     const began = performance.now();
     const wanted = Array.from({ length: options.batch }, (_, i) => used[order.at(state.cursor + i).index]);
     const examples = await Promise.all(wanted.map((record) => exampleOf(agent, record as ExpertRecord, options)));
@@ -62,7 +61,7 @@ export async function imitate(
     if (fitting.length === 0) throw noData("no example of this step fits the model's context");
     const layout = agent.maxTreeTokens === null ? {} : { maxTreeTokens: agent.maxTreeTokens };
     const batch = imitationBatch(fitting, { ...layout, aggregation: options.aggregation });
-    const result = await agent.policy.accumulate(batch.forest, batch.rows, signal);
+    const result = await agent.policy.accumulate(batch.forest, batch.rows, { signal });
     assertFinite({ "policy/loss": result.loss }, step);
     const settings = adamw(options.optimizer, step, steps);
     const { gradNorm } = await agent.policy.step(settings);

@@ -91,7 +91,7 @@ export async function judge(
     abort: options.abort,
     initial: { cursor: 0 },
     stateSchema,
-    step: (step, state) => judgeStep({ agent, questions, options, reference, step, steps, state, context }),
+    step: (step, state, signal) => judgeStep({ agent, questions, options, reference, step, steps, state, signal }),
     onStep: (step, metrics) => context.onProgress?.(step, steps, progressText(metrics)),
     signal: context.signal,
   });
@@ -130,9 +130,9 @@ async function judgeStep(run: {
   readonly step: number;
   readonly steps: number;
   readonly state: JudgeState;
-  readonly context: StageContext;
+  readonly signal: AbortSignal;
 }): Promise<StepResult<JudgeState>> {
-  const { agent, questions, options, step, steps, context } = run;
+  const { agent, questions, options, step, steps, signal } = run;
   const objective = resolveObjective(options.objective);
   const began = performance.now();
   let cursor = run.state.cursor;
@@ -140,7 +140,7 @@ async function judgeStep(run: {
   const ask = async (count: number): Promise<AskedQuestion[]> => {
     const wanted = Array.from({ length: count }, (_, i) => cursor + i);
     cursor += count;
-    const asked = await Promise.all(wanted.map((c) => askQuestion(agent, questions.at(c), c, options, context.signal)));
+    const asked = await Promise.all(wanted.map((c) => askQuestion(agent, questions.at(c), c, options, signal)));
     const answered = asked.filter((q) => q !== null);
     tooLong += asked.length - answered.length;
     return answered;
@@ -160,7 +160,7 @@ async function judgeStep(run: {
   if (all.length === 0) throw noData("no judgment prompt of this step leaves room for an answer");
   const probing = options.probeEvery > 0 && step % options.probeEvery === 0;
   const probed = probing
-    ? probeMetrics(await probePairs(agent, [...new Set(drawn.kept.map((q) => q.pair))], { signal: context.signal }))
+    ? probeMetrics(await probePairs(agent, [...new Set(drawn.kept.map((q) => q.pair))], { signal }))
     : {};
   const sampleSeconds = (performance.now() - began) / 1000;
 
@@ -172,7 +172,7 @@ async function judgeStep(run: {
     optimizer: options.optimizer,
     step,
     steps,
-    signal: context.signal,
+    signal,
   });
   const tokens = all.flatMap((q) => q.completions).reduce((sum, c) => sum + c.tokens.length, 0);
   return {

@@ -114,7 +114,7 @@ export async function reinforceEpisodes(
   const steps = stepsOf(options, tasks.length);
   const objective = resolveObjective(options.objective);
 
-  const step = async (step: number, state: State): Promise<StepResult<State>> => {
+  const step = async (step: number, state: State, signal: AbortSignal): Promise<StepResult<State>> => {
     const began = performance.now();
     let cursor = state.cursor;
     const all: PlayedTask[] = [];
@@ -122,7 +122,7 @@ export async function reinforceEpisodes(
       const first = cursor;
       cursor += count;
       const taskIds = Array.from({ length: count }, (_, i) => tasks[order.at(first + i).index] as string);
-      const played = await playGroups(agent, provider, taskIds, first, step, options, context.signal);
+      const played = await playGroups(agent, provider, taskIds, first, step, options, signal);
       all.push(...played);
       return played.filter(hasGroup);
     };
@@ -147,7 +147,7 @@ export async function reinforceEpisodes(
       optimizer: options.optimizer,
       step,
       steps,
-      signal: context.signal,
+      signal,
     });
     const tokens = all.flatMap((p) => p.episodes).reduce((sum, e) => sum + tokensOf(e), 0);
     return {

@@ -65,7 +65,7 @@ export async function reinforceStates(
   const steps = stepsOf(options, records.length);
   const objective = resolveObjective(options.objective);
 
-  const step = async (step: number, state: State): Promise<StepResult<State>> => {
+  const step = async (step: number, state: State, signal: AbortSignal): Promise<StepResult<State>> => {
     const began = performance.now();
     let cursor = state.cursor;
     let tooLong = 0;
@@ -73,7 +73,7 @@ export async function reinforceStates(
       const wanted = Array.from({ length: count }, (_, i) => cursor + i);
       cursor += count;
       const acted = await Promise.all(
-        wanted.map((c) => actOnce(agent, records[order.at(c).index] as ExpertRecord, c, options, context.signal)),
+        wanted.map((c) => actOnce(agent, records[order.at(c).index] as ExpertRecord, c, options, signal)),
       );
       const answered = acted.filter((a) => a !== null);
       tooLong += acted.length - answered.length;
@@ -100,7 +100,7 @@ export async function reinforceStates(
       optimizer: options.optimizer,
       step,
       steps,
-      signal: context.signal,
+      signal,
     });
     const rewards = all.flatMap((a) => a.rewards);
     const completions = all.flatMap((a) => a.completions);

@@ -3,6 +3,7 @@
  */
 import { readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
+import { followSignal } from "../rollouts/abort.js";
 import { Journal, type JournalValue } from "../runs/journal.js";
 
 export const PARTIAL_FILE = "partial.jsonl";
@@ -129,9 +130,8 @@ export async function runResumable<T>(
   } = {},
 ): Promise<void> {
   options.signal?.throwIfAborted();
-  const controller = new AbortController();
-  const onAbort = (): void => controller.abort(options.signal?.reason);
-  options.signal?.addEventListener("abort", onAbort, { once: true });
+  using controller = followSignal(options.signal);
+  let done = partial.size;
   let next = 0;
   const worker = async (): Promise<void> => {
     for (let index = next++; index < count; index = next++) {
@@ -144,13 +144,9 @@ export async function runResumable<T>(
         controller.abort(cause);
         throw cause;
       }
-      options.onDone?.(partial.size);
+      options.onDone?.(++done);
     }
   };
-  try {
-    const workers = await Promise.allSettled(Array.from({ length: Math.min(concurrency, count) }, worker));
-    if (workers.some((w) => w.status === "rejected")) throw controller.signal.reason;
-  } finally {
-    options.signal?.removeEventListener("abort", onAbort);
-  }
+  const workers = await Promise.allSettled(Array.from({ length: Math.min(concurrency, count) }, worker));
+  if (workers.some((w) => w.status === "rejected")) throw controller.signal.reason;
 }

@@ -11,6 +11,7 @@ import { z } from "zod";
 import { withFileErrors } from "../data/files.js";
 import type { MetricName, MetricValues } from "../data/records-metrics.js";
 import { ActError } from "../errors.js";
+import { followSignal } from "../rollouts/abort.js";
 import { Checkpoints } from "../runs/checkpoints.js";
 import { Journal, type JournalRecord } from "../runs/journal.js";
 import { parseOptions } from "./options.js";
@@ -67,7 +68,7 @@ export interface TrainingLoop<S> {
   readonly initial: S;
   readonly stateSchema: z.ZodType<S>;
   /** One optimizer step. Must leave no gradients behind when it throws or is aborted (the loop zeroes them). */
-  step(step: number, state: S): Promise<StepResult<S>>;
+  step(step: number, state: S, signal: AbortSignal): Promise<StepResult<S>>;
   readonly onStep?: ((step: number, metrics: MetricValues, timing: MetricValues) => void) | undefined;
   readonly signal?: AbortSignal | undefined;
 }
@@ -93,7 +94,9 @@ const loopStateSchema = z.strictObject({
  *   errors; the signal's reason. A stopped stage keeps a checkpoint of its last whole step.
  */
 export async function runTrainingLoop<S>(loop: TrainingLoop<S>): Promise<TrainingResult> {
-  const { folder, policy, signal } = loop;
+  const { folder, policy } = loop;
+  using following = followSignal(loop.signal);
+  const { signal } = following;
   await withFileErrors("making", folder, () => mkdir(folder, { recursive: true }));
   const checkpoints = await Checkpoints.open(join(folder, CHECKPOINTS_FOLDER), loop.checkpoint.keep);
   const saved = await checkpoints.latest();
@@ -121,9 +124,9 @@ export async function runTrainingLoop<S>(loop: TrainingLoop<S>): Promise<Trainin
     // Gradients a stopped step left behind in this engine are none of ours.
     await policy.zeroGradients();
     while (step < loop.steps) {
-      signal?.throwIfAborted();
+      signal.throwIfAborted();
       const began = performance.now();
-      const result = await oneStep(loop, step, state);
+      const result = await oneStep(loop, step, state, signal);
       step++;
       state = result.state;
       const seconds = (performance.now() - began) / 1000;
@@ -138,7 +141,7 @@ export async function runTrainingLoop<S>(loop: TrainingLoop<S>): Promise<Trainin
     await save();
   } catch (cause) {
     // A stop between steps (signal, threshold) loses nothing: the state of the last whole step is kept.
-    if (signal?.aborted || (cause instanceof ActError && cause.code === "TRAINING_ABORTED")) await save();
+    if (signal.aborted || (cause instanceof ActError && cause.code === "TRAINING_ABORTED")) await save();
     throw cause;
   } finally {
     for (const journal of [metrics, timing, samples]) await journal.close();
@@ -148,9 +151,9 @@ export async function runTrainingLoop<S>(loop: TrainingLoop<S>): Promise<Trainin
   return { model, resumedFrom: saved?.step ?? 0 };
 }
 
-async function oneStep<S>(loop: TrainingLoop<S>, step: number, state: S): Promise<StepResult<S>> {
+async function oneStep<S>(loop: TrainingLoop<S>, step: number, state: S, signal: AbortSignal): Promise<StepResult<S>> {
   try {
-    return await loop.step(step, state);
+    return await loop.step(step, state, signal);
   } catch (cause) {
     // The step's own error is the one to report, also when the engine is too broken to zero anything.
     await loop.policy.zeroGradients().catch(() => undefined);
