@@ -72,6 +72,15 @@ export const metricTable = {
   "judge/probe_first_share": metric("1", "as `judge/first_share`, without reasoning; 0.5 is unbiased"),
   "judge/probe_swap_consistency": metric("1", "as `judge/swap_consistency`, without reasoning"),
 
+  "served/stale_share": metric(
+    "1",
+    "share of served episodes left out: their weights were too old, or no other was left",
+  ),
+  "served/staleness_mean": metric("updates", "mean updates between an episode's first token and its training"),
+  "served/expired_share": metric("1", "share of served episodes that ended without a reward in time"),
+  "served/ungrouped_share": metric("1", "share of served episodes that left before their group was complete"),
+  "served/separate_turns_share": metric("1", "share of completions whose prompt continued no transcript"),
+
   "batch/rows": metric("tokens", "tokens trained on"),
   "batch/forest_tokens": metric("tokens", "distinct tokens computed"),
   "batch/flat_tokens": metric("tokens", "tokens if nothing were shared"),
@@ -84,6 +93,7 @@ export const metricTable = {
   "rollout/tokens_per_s": timing("tokens/s", "tokens sampled per second of sampling"),
   "training/seconds": timing("s", "scoring, forward, backward and update"),
   "training/tokens_per_s": timing("tokens/s", "distinct tokens computed per second of training"),
+  "served/pause_seconds": timing("s", "time during which the endpoint sampled nothing because of the update"),
   "memory/peak_bytes": timing("bytes", "largest sum of the engine's allocations so far"),
   step_s: timing("s", "the whole step"),
   time: timing("UTC", "when the step ended, ISO 8601"),
