@@ -173,7 +173,8 @@ void CpuBackend::attention(View out, View lse, View q, const KvPool& base, int l
     }
     for (int64_t r = 0; r < rows; r++) {
       float* to = out.as<float>() + view.query_of(r).row * q.cols + (head * group + r % group) * d;
-      for (int64_t c = 0; c < d; c++) to[c] = acc[r * padded + c] * inverse[r];
+      kernels_.scale(acc + r * padded, inverse[r], d);
+      std::copy_n(acc + r * padded, d, to);
     }
   });
 }

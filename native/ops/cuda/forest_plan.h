@@ -23,6 +23,7 @@ struct ForestPlan {
 
   /// Whether the plan was made for this very forest, pages included.
   bool fits(const Forest& forest, int group) const;
+  int group() const { return group_; }
   /// `group`: query heads per key-value head. Throws BAD_ARGUMENT on a malformed forest.
   void build(const Forest& forest, int group, int pool_pages);
 
@@ -30,7 +31,7 @@ struct ForestPlan {
   std::vector<Segment> made_for_;
   std::vector<int32_t> pages_;
   int64_t rows_ = -1;
-  int group_ = 0;
+  int group_ = 1;
 };
 
 /// Blocks a plan may hold at once on the device: longer ones are worked off in pieces of whole tiles.

@@ -5,6 +5,7 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -150,28 +151,44 @@ ACT_INLINE Lanes load_lanes_first(const float* p, int64_t n) {
 ACT_INLINE void store_lanes(float* p, const Lanes& x) {
   for (int i = 0; i < kParts; i++) store(p + i * kWidth, x.part[i]);
 }
-/// The fixed tree: lane i + lane i + 8, then + 4, + 2, + 1.
-ACT_INLINE float sum_of(const Lanes& x) {
-  float l[16];
-  store_lanes(l, x);
-  for (int step = 8; step > 0; step /= 2) {
-    for (int i = 0; i < step; i++) l[i] = l[i] + l[i + step];
+/// Lanes exchanged at distance S.
+template <int S, size_t... I>
+ACT_INLINE vf exchange(vf x, std::index_sequence<I...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(x, x, (I ^ S)...);
+#else
+  return __builtin_shuffle(x, (vi){static_cast<int>(I ^ S)...});
+#endif
+}
+template <int S = kWidth / 2, class Combine>
+ACT_INLINE float combine_lanes(vf x, Combine combine) {
+  x = combine(x, exchange<S>(x, std::make_index_sequence<kWidth>{}));
+  if constexpr (S > 1) {
+    return combine_lanes<S / 2>(x, combine);
+  } else {
+    return x[0];
   }
-  return l[0];
+}
+/// The fixed tree: lane i with lane i + 8, then + 4, + 2, + 1.
+template <class Combine>
+ACT_INLINE float combine_tree(Lanes x, Combine combine) {
+  for (int step = kParts / 2; step > 0; step /= 2) {
+    for (int i = 0; i < step; i++) x.part[i] = combine(x.part[i], x.part[i + step]);
+  }
+  return combine_lanes(x.part[0], combine);
+}
+ACT_INLINE float sum_of(const Lanes& x) {
+  return combine_tree(x, [](vf a, vf b) __attribute__((always_inline)) { return a + b; });
 }
 ACT_INLINE float max_of(const Lanes& x) {
-  float l[16];
-  store_lanes(l, x);
-  for (int step = 8; step > 0; step /= 2) {
-    for (int i = 0; i < step; i++) l[i] = l[i] < l[i + step] ? l[i + step] : l[i];
-  }
-  return l[0];
+  return combine_tree(x, [](vf a, vf b) __attribute__((always_inline)) { return at_least(a, b); });
 }
 
 /// exp, error below 1 ulp with fma. Below -104 exactly 0, above 88.73 infinity, NaN stays.
 /// x = n ln 2 + r with |r| <= ln 2 / 2. The polynomial of degree 5 approximates (exp(r) - 1 - r) / r^2 with the least
 /// maximal relative error of exp(r) (Lawson's iteration, coefficients rounded to fp32 from the lowest up and the rest
-/// refitted: 1.3e-10). 2^n is applied in two factors so that subnormal results are rounded once.
+/// refitted: 1.3e-10). 2^n is applied so that subnormal results are rounded once: in two factors
+/// where there is no instruction for it.
 ACT_INLINE vf exponential(vf x) {
   x = at_most(at_least(x, broadcast(-104.0f)), broadcast(89.0f));
   const vf magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
@@ -186,9 +203,13 @@ ACT_INLINE vf exponential(vf x) {
   p = fma(p, r, broadcast(1.666666418e-1f));
   p = fma(p, r, broadcast(0.5f));
   p = fma(p, r * r, r) + 1.0f;
+#if defined(__AVX512F__)
+  return _mm512_scalef_ps(p, n);  // p * 2^n, rounded once
+#else
   const vi whole = (vi)shifted - (vi)magic;
   const vi first = whole >> 1, second = whole - first;
   return p * (vf)((first + 127) << 23) * (vf)((second + 127) << 23);
+#endif
 }
 
 }  // namespace act::cpu::ACT_ISA

@@ -185,11 +185,6 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-/// The first query and the number of queries of a piece of the plan.
-struct QueryRange {
-  int64_t first, count;
-};
-
 }  // namespace
 
 void launch_write_kv(Stream s, const KvLayer& kv, View k, View v, const int32_t* slots) {
@@ -203,7 +198,7 @@ void launch_write_kv(Stream s, const KvLayer& kv, View k, View v, const int32_t*
   });
 }
 
-void launch_attention_plain(Stream s, const AttentionShape& a, View out, View lse, View q, int64_t first, int64_t count) {
+void launch_attention_plain(Stream s, const AttentionShape& a, View out, View lse, View q) {
   with_type(a.kv.dtype, [&](auto t) {
     using T = decltype(t);
     T* const to = out.as<T>();
@@ -211,6 +206,7 @@ void launch_attention_plain(Stream s, const AttentionShape& a, View out, View ls
     const T* const from = q.as<T>();
     const Pool<T> pool{static_cast<const T*>(a.kv.memory), a.kv.kv_heads, a.kv.head_dim};
     const int heads = a.heads, tile_count = a.tile_count;
+    const int64_t first = a.first_query, count = a.query_count;
     const float scale = a.scale;
     const auto *queries = a.queries;
     const auto* blocks = a.blocks;
@@ -229,13 +225,14 @@ void launch_attention_delta(Stream s, float* delta, View dout, View out, int hea
 }
 
 void launch_attention_backward_queries_plain(Stream s, const AttentionShape& a, View dq, View dout, View q, const float* lse,
-                                             const float* delta, int64_t first, int64_t count) {
+                                             const float* delta) {
   with_type(a.kv.dtype, [&](auto t) {
     using T = decltype(t);
     T* const to = dq.as<T>();
     const T *const d = dout.as<T>(), *const from = q.as<T>();
     const Pool<T> pool{static_cast<const T*>(a.kv.memory), a.kv.kv_heads, a.kv.head_dim};
     const int heads = a.heads, tile_count = a.tile_count;
+    const int64_t first = a.first_query, count = a.query_count;
     const float scale = a.scale;
     const auto *queries = a.queries;
     const auto* blocks = a.blocks;

@@ -86,28 +86,37 @@ struct KvLayer {
   DType dtype;
   int kv_heads, head_dim;
 };
+/// A piece of a forest's plan: whole tiles.
 struct AttentionShape {
   KvLayer kv;
   int heads;
   float scale;
-  const TreeQuery* queries;
-  const KeyBlock* blocks;
+  const TreeQuery* queries;  // of the whole plan
+  const KeyBlock* blocks;    // so that a tile's first_block indexes it
   const QueryTile* tiles;
   int tile_count;
+  int64_t first_query, query_count;
 };
 constexpr int kMaxHeadDim = 256;
 
 void launch_write_kv(Stream s, const KvLayer& kv, View k, View v, const int32_t* slots);
-void launch_attention(Stream s, const AttentionShape& shape, View out, View lse, View q);
 /// delta[t, h] = dout . out
 void launch_attention_delta(Stream s, float* delta, View dout, View out, int head_dim);
-void launch_attention_backward_queries(Stream s, const AttentionShape& shape, View dq, View dout, View q,
-                                       const float* lse, const float* delta);
-void launch_attention_backward_keys(Stream s, const AttentionShape& shape, const KeyTile* tiles, int tile_count,
-                                    const TreeKey* keys, View dk, View dv, View dout, View q, const float* lse,
-                                    const float* delta);
-/// The tensor-core versions (attention_mma.cu) serve these shapes; the plain ones serve the rest.
-bool attention_uses_tensor_cores(const KvLayer& kv, int heads, DType activations);
+
+/// Whether the versions on tensor cores (attention_mma*.cu) serve this shape; the plain ones serve every shape.
+bool tensor_cores_serve(const KvLayer& kv, int heads);
+void launch_attention_mma(Stream s, const AttentionShape& shape, View out, View lse, View q);
+void launch_attention_plain(Stream s, const AttentionShape& shape, View out, View lse, View q);
+void launch_attention_backward_queries_mma(Stream s, const AttentionShape& shape, View dq, View dout, View q,
+                                           const float* lse, const float* delta);
+void launch_attention_backward_queries_plain(Stream s, const AttentionShape& shape, View dq, View dout, View q,
+                                             const float* lse, const float* delta);
+void launch_attention_backward_keys_mma(Stream s, const AttentionShape& shape, const KeyTile* tiles, int tile_count,
+                                        const TreeKey* keys, View dk, View dv, View dout, View q, const float* lse,
+                                        const float* delta);
+void launch_attention_backward_keys_plain(Stream s, const AttentionShape& shape, const KeyTile* tiles, int tile_count,
+                                          const TreeKey* keys, View dk, View dv, View dout, View q, const float* lse,
+                                          const float* delta);
 
 // --- head.cu, sampling.cu -----------------------------------------------------------------------------------------------
 struct RowStats {

@@ -1,0 +1,234 @@
+#include "cuda_backend.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "../floats.h"
+#include "../host.h"
+#include "kernels/kernels.h"
+
+namespace act::cuda {
+namespace {
+
+size_t bytes_of(View x) { return static_cast<size_t>(x.size()) * size_of(x.dtype); }
+
+}  // namespace
+
+void* Scratch::get(Backend& backend, size_t bytes) {
+  if (buffer_.bytes() < bytes) {
+    buffer_ = Buffer();  // first, so that both never exist at once
+    buffer_ = Buffer(backend, 1, static_cast<int64_t>((bytes + 3) / 4), DType::f32);
+  }
+  return buffer_.view().data;
+}
+
+const void* Mirror::get(Backend& backend, Device& device, const void* from, size_t bytes) {
+  void* const to = memory_.get(backend, bytes);
+  if (bytes == held_.size() && (bytes == 0 || std::memcmp(held_.data(), from, bytes) == 0)) return to;
+  held_.assign(static_cast<const char*>(from), static_cast<const char*>(from) + bytes);
+  device.upload(to, held_.data(), bytes);
+  return to;
+}
+
+CudaBackend::CudaBackend(std::unique_ptr<Device> device, DType activations)
+    : device_(std::move(device)), activations_(activations) {
+  require(activations == DType::f32 || activations == DType::bf16, "cuda: expected activations f32 or bf16");
+}
+
+CudaBackend::~CudaBackend() = default;
+
+std::string CudaBackend::describe() const {
+  return device_->describe() + (activations_ == DType::bf16 ? ", bf16" : ", fp32");
+}
+
+DType CudaBackend::activation_dtype(DType weights) const { return weights == DType::f32 ? DType::f32 : activations_; }
+
+void* CudaBackend::allocate(size_t bytes) {
+  if (bytes == 0) return nullptr;
+  void* const memory = device_->allocate(bytes);
+  if (!memory) {
+    throw Error("OUT_OF_MEMORY", "allocating " + std::to_string(bytes) + " bytes on the GPU failed with " +
+                                     std::to_string(allocated) + " bytes in use and " +
+                                     std::to_string(device_->free_bytes()) +
+                                     " free; lower the batch size or the sequence length, or switch activation "
+                                     "recomputation on");
+  }
+  allocated += bytes;
+  peak = std::max(peak, allocated);
+  return memory;
+}
+
+void CudaBackend::release(void* memory, size_t bytes) noexcept {
+  if (!memory) return;
+  allocated -= bytes;
+  device_->release(memory);
+}
+
+void CudaBackend::upload(View to, const void* from) {
+  if (to.size()) device_->upload(to.data, from, bytes_of(to));
+}
+
+void CudaBackend::download(void* to, View from) {
+  if (from.size()) device_->download(to, from.data, bytes_of(from));
+}
+
+void CudaBackend::copy(View to, View from) {
+  require(to.size() == from.size() && to.dtype == from.dtype, "copy: both views must have one size and dtype");
+  if (to.size()) device_->copy(to.data, from.data, bytes_of(to));
+}
+
+void CudaBackend::fill(View x, float value) {
+  if (x.size() == 0) return;
+  if (value == 0) return device_->zero(x.data, bytes_of(x));
+  require(x.dtype != DType::f16, "fill: f16 is not an activation type");
+  launch_fill(stream(), x, value);
+}
+
+void CudaBackend::check_rows(std::span<const int32_t> index, int64_t rows, const char* what) const {
+  for (const int32_t i : index) require(i >= 0 && i < rows, what);
+}
+
+void CudaBackend::gather_rows(View dst, View src, std::span<const int32_t> index) {
+  require(dst.cols == src.cols && dst.dtype == src.dtype && dst.rows == static_cast<int64_t>(index.size()),
+          "gather_rows: dst must have one row an index, and src's columns and dtype");
+  check_rows(index, src.rows, "gather_rows: index outside src");
+  if (dst.size()) launch_gather_rows(stream(), dst, src, ids_.get_as(*this, *device_, index));
+}
+
+void CudaBackend::scatter_add_rows(View dst, View src, std::span<const int32_t> index) {
+  require(dst.cols == src.cols && src.rows == static_cast<int64_t>(index.size()),
+          "scatter_add_rows: src must have one row an index, and dst's columns");
+  check_rows(index, dst.rows, "scatter_add_rows: index outside dst");
+  add_rows(dst, src, index);
+}
+
+void CudaBackend::add_rows(View dst, View src, std::span<const int32_t> index) {
+  if (index.empty() || dst.cols == 0) return;
+  // Rows of dst, each with the rows of src to add, in ascending order: one block a row of dst, no atomics.
+  std::vector<int32_t> order(index.size());
+  for (size_t i = 0; i < order.size(); i++) order[i] = static_cast<int32_t>(i);
+  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
+    return index[static_cast<size_t>(a)] < index[static_cast<size_t>(b)];
+  });
+  std::vector<int32_t> rows, starts;
+  for (size_t i = 0; i < order.size(); i++) {
+    const int32_t row = index[static_cast<size_t>(order[i])];
+    if (!rows.empty() && rows.back() == row) continue;
+    rows.push_back(row);
+    starts.push_back(static_cast<int32_t>(i));
+  }
+  starts.push_back(static_cast<int32_t>(order.size()));
+  std::vector<int32_t> packed = rows;
+  packed.insert(packed.end(), starts.begin(), starts.end());
+  packed.insert(packed.end(), order.begin(), order.end());
+  const int32_t* const at = groups_.get_as<int32_t>(*this, *device_, packed);
+  launch_add_grouped_rows(stream(), dst, src, at, at + rows.size(), at + rows.size() + starts.size(),
+                          static_cast<int64_t>(rows.size()));
+}
+
+// --- weights --------------------------------------------------------------------------------------------------------------
+
+std::unique_ptr<Weight> CudaBackend::create_weight(int64_t rows, int64_t cols, DType dtype, bool trainable) {
+  require(dtype == DType::f32 || dtype == DType::bf16, "create_weight: expected dtype f32 or bf16");
+  auto w = std::make_unique<CudaWeight>();
+  w->rows = rows;
+  w->cols = cols;
+  w->dtype = dtype;
+  w->trainable = trainable;
+  w->values = Buffer(*this, rows, cols, dtype);
+  if (trainable && dtype == DType::bf16) w->master_values = Buffer(*this, rows, cols, DType::f32);
+  return w;
+}
+
+size_t CudaBackend::weight_bytes(int64_t rows, int64_t cols, DType dtype, bool trainable) const {
+  return static_cast<size_t>(rows * cols) * (size_of(dtype) + (trainable && dtype == DType::bf16 ? 4 : 0));
+}
+
+void CudaBackend::load_weight(Weight& weight, const void* from, DType dtype) {
+  auto& w = static_cast<CudaWeight&>(weight);
+  const View to = w.master_values ? w.master_values.view() : w.values.view();
+  if (dtype == to.dtype) {
+    upload(to, from);
+  } else {
+    // Converted on the host, a piece at a time: weights are read from files anyway.
+    constexpr int64_t kPiece = 1 << 20;
+    std::vector<float> wide;
+    std::vector<uint16_t> narrow;
+    for (int64_t first = 0; first < to.size(); first += kPiece) {
+      const int64_t count = std::min(kPiece, to.size() - first);
+      wide.resize(static_cast<size_t>(count));
+      for (int64_t i = 0; i < count; i++) wide[static_cast<size_t>(i)] = element_as_float(from, dtype, first + i);
+      const void* piece = wide.data();
+      if (to.dtype == DType::bf16) {
+        narrow.resize(wide.size());
+        std::transform(wide.begin(), wide.end(), narrow.begin(), float_to_bf16);
+        piece = narrow.data();
+      }
+      device_->upload(to.as<char>() + static_cast<size_t>(first) * size_of(to.dtype), piece,
+                      static_cast<size_t>(count) * size_of(to.dtype));
+    }
+  }
+  refresh(weight);
+}
+
+void CudaBackend::read_weight(const Weight& weight, void* to) {
+  download(to, static_cast<const CudaWeight&>(weight).values.view());
+}
+
+View CudaBackend::master(Weight& weight) {
+  require(weight.trainable, "master: the weight is not trainable");
+  auto& w = static_cast<CudaWeight&>(weight);
+  return w.master_values ? w.master_values.view() : w.values.view();
+}
+
+void CudaBackend::refresh(Weight& weight) {
+  auto& w = static_cast<CudaWeight&>(weight);
+  if (w.master_values && w.values.view().size()) launch_convert(stream(), w.values.view(), w.master_values.view(), 1);
+}
+
+// --- optimizer ------------------------------------------------------------------------------------------------------------
+
+double CudaBackend::sum_of_squares(View x) {
+  require(x.dtype == DType::f32, "sum_of_squares: expected f32");
+  if (x.size() == 0) return 0;
+  auto* const partial = sums_.get_as<double>(*this, kSumBlocks + 1);
+  launch_sum_of_squares(stream(), partial, x);
+  double total = 0;
+  device_->download(&total, partial + kSumBlocks, sizeof total);
+  return total;
+}
+
+bool CudaBackend::has_nonfinite(View x) {
+  require(x.dtype == DType::f32, "has_nonfinite: expected f32");
+  if (x.size() == 0) return false;
+  auto* const flag = reinterpret_cast<int32_t*>(sums_.get_as<double>(*this, kSumBlocks + 1));
+  device_->zero(flag, sizeof *flag);
+  launch_find_nonfinite(stream(), flag, x);
+  int32_t found = 0;
+  device_->download(&found, flag, sizeof found);
+  return found != 0;
+}
+
+void CudaBackend::adamw(View parameter, View gradient, View moment1, View moment2, const AdamW& o) {
+  for (const View& x : {parameter, gradient, moment1, moment2}) {
+    require(x.dtype == DType::f32 && x.size() == parameter.size(), "adamw: expected four f32 views of one size");
+  }
+  if (parameter.size() == 0) return;
+  const double step = static_cast<double>(o.step);
+  const auto correction = [&](float beta) { return static_cast<float>(1 - std::pow(static_cast<double>(beta), step)); };
+  launch_adamw(stream(), parameter.as<float>(), gradient.as<float>(), moment1.as<float>(), moment2.as<float>(),
+               parameter.size(), o, correction(o.beta1), correction(o.beta2));
+}
+
+/// Upper bound of what the operations above and in layers.cc and attention.cc keep. `widest` bounds every row they see.
+size_t CudaBackend::scratch_bytes(int64_t rows, int64_t widest) const {
+  const auto r = static_cast<size_t>(rows), w = static_cast<size_t>(widest);
+  const size_t operands = 2 * r * w * 2, delta = r * w * 4, rope = r * w * 4;
+  const size_t column_sums = static_cast<size_t>(column_sum_pieces(INT64_MAX / 2)) * w * 4;
+  const size_t indices = r * (3 * 4 + 4 + 4 + sizeof(TreeQuery) + sizeof(TreeKey) + sizeof(QueryTile) + sizeof(KeyTile));
+  const size_t blocks = (static_cast<size_t>(kMaxPlanBlocks) + kTileBlocks) * sizeof(KeyBlock);
+  return operands + delta + rope + column_sums + indices + blocks + w * 4 + (kSumBlocks + 1) * sizeof(double) + 4096;
+}
+
+}  // namespace act::cuda

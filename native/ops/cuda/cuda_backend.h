@@ -1,0 +1,135 @@
+// The backend contract on NVIDIA GPUs. Operations here check arguments, bring small host arrays to the device and launch;
+// the arithmetic is in kernels/. All work of a backend goes through one stream, in the order of the calls; only downloads,
+// losses, samples and sums wait for it. One engine thread at a time may call a backend.
+#pragma once
+#include <vector>
+
+#include "../ops.h"
+#include "device.h"
+#include "forest_plan.h"
+
+namespace act::cuda {
+
+/// Row-major: f32, or bf16 values with, where trainable, their f32 master.
+struct CudaWeight final : Weight {
+  Buffer values;         // what the forward pass multiplies with
+  Buffer master_values;  // f32; only for trainable bf16
+};
+
+/// [layer][page][kv head]: keys [16][d], then values [16][d], in the activations' type.
+struct CudaKvPool final : KvPool {
+  Buffer memory;
+};
+
+/// Device memory that grows to the largest request and is kept; counted by the backend.
+class Scratch {
+ public:
+  void* get(Backend& backend, size_t bytes);
+  template <class E>
+  E* get_as(Backend& backend, int64_t count) {
+    return static_cast<E*>(get(backend, static_cast<size_t>(count) * sizeof(E)));
+  }
+
+ private:
+  Buffer buffer_;
+};
+
+/// A host array on the device, uploaded when it differs from what is there.
+class Mirror {
+ public:
+  const void* get(Backend& backend, Device& device, const void* from, size_t bytes);
+  template <class E>
+  const E* get_as(Backend& backend, Device& device, std::span<const E> from) {
+    return static_cast<const E*>(get(backend, device, from.data(), from.size_bytes()));
+  }
+
+ private:
+  Scratch memory_;
+  std::vector<char> held_;
+};
+
+class CudaBackend final : public Backend {
+ public:
+  /// `activations`: f32, or bf16 for bf16 keys and values and, with bf16 weights, activations.
+  CudaBackend(std::unique_ptr<Device> device, DType activations);
+  ~CudaBackend() override;
+
+  std::string name() const override { return "cuda"; }
+  std::string describe() const override;
+  DType activation_dtype(DType weights) const override;
+
+  void* allocate(size_t bytes) override;
+  void release(void* memory, size_t bytes) noexcept override;
+  void upload(View to, const void* from) override;
+  void download(void* to, View from) override;
+  void copy(View to, View from) override;
+  void fill(View x, float value) override;
+  void gather_rows(View dst, View src, std::span<const int32_t> index) override;
+  void scatter_add_rows(View dst, View src, std::span<const int32_t> index) override;
+
+  std::unique_ptr<Weight> create_weight(int64_t rows, int64_t cols, DType dtype, bool trainable) override;
+  size_t weight_bytes(int64_t rows, int64_t cols, DType dtype, bool trainable) const override;
+  void load_weight(Weight& w, const void* from, DType dtype) override;
+  void read_weight(const Weight& w, void* to) override;
+  View master(Weight& w) override;
+  void refresh(Weight& w) override;
+
+  void embed(View out, const Weight& w, std::span<const int32_t> ids) override;
+  void embed_backward(View dw, View dout, std::span<const int32_t> ids) override;
+  void rms_norm(View y, View rstd, View x, View weight, float eps) override;
+  void rms_norm_backward(View dx, bool accumulate, View dweight, View dy, View x, View rstd, View weight) override;
+  void linear(View y, bool accumulate, View x, const Weight& w, View bias, float scale) override;
+  void linear_backward_input(View dx, bool accumulate, View dy, const Weight& w, float scale) override;
+  void linear_backward_weight(View dw, View dy, View x, DType dtype, float scale) override;
+  void bias_backward(View dbias, View dy) override;
+  void rope(View x, int head_dim, std::span<const int32_t> positions, std::span<const float> inv_freq, float factor,
+            bool inverse) override;
+  void swiglu(View y, View gate, View up) override;
+  void swiglu_backward(View dgate, View dup, View dy, View gate, View up) override;
+  void add(View y, View x) override;
+  void scale(View y, float factor) override;
+
+  std::unique_ptr<KvPool> create_kv_pool(int layers, int kv_heads, int head_dim, int pages) override;
+  size_t kv_page_bytes(int kv_heads, int head_dim) const override;
+  void write_kv(KvPool& pool, int layer, const Forest& forest, View k, View v) override;
+  void attention(View out, View lse, View q, const KvPool& pool, int layer, const Forest& forest, float scale) override;
+  void attention_backward(View dq, View dk, View dv, View dout, View out, View lse, View q, const KvPool& pool,
+                          int layer, const Forest& forest, float scale) override;
+
+  void head_loss(LossResults& results, View dhidden, View dw, View hidden, const Weight& head,
+                 const LossRows& rows) override;
+  void head_sample(std::span<SampleResult> results, View hidden, const Weight& head,
+                   std::span<const SampleParams> params) override;
+  size_t head_scratch_bytes(int64_t vocabulary, int64_t rows) const override;
+
+  double sum_of_squares(View x) override;
+  void adamw(View parameter, View gradient, View moment1, View moment2, const AdamW& options) override;
+  bool has_nonfinite(View x) override;
+  size_t scratch_bytes(int64_t rows, int64_t widest) const override;
+
+ private:
+  void* stream() { return device_->stream(); }
+  /// The view as a product reads it: itself, or a copy in `dtype` (scaled) in one of two scratch operands.
+  const void* operand(View x, DType dtype, float scale, Scratch& scratch);
+  void column_sums(View out, View a, View b, const float* factor);
+  /// dst row index[i] += src row i in ascending i.
+  void add_rows(View dst, View src, std::span<const int32_t> index);
+  void make_plan(const KvPool& pool, const Forest& forest, int group);
+  /// Calls launch(shape) for pieces of the plan that fit the device's copy of it.
+  template <class Launch>
+  void for_plan_pieces(AttentionShape shape, Launch launch);
+  AttentionShape attention_shape(const CudaKvPool& pool, int layer, int heads, float scale);
+  void check_rows(std::span<const int32_t> index, int64_t rows, const char* what) const;
+
+  const std::unique_ptr<Device> device_;
+  const DType activations_;
+  Scratch left_operand_, right_operand_, partial_sums_, sums_, delta_, head_logits_, head_rows_, rope_table_, blocks_;
+  Mirror ids_, groups_, positions_, frequencies_, plan_queries_, plan_tiles_, plan_slots_, plan_keys_, plan_key_tiles_, allowed_;
+  int64_t rope_rows_ = 0;  // the table's
+  std::vector<int32_t> rope_positions_;
+  std::vector<float> rope_frequencies_;
+  ForestPlan plan_;
+  bool plan_uploaded_ = false;
+};
+
+}  // namespace act::cuda

@@ -1,0 +1,167 @@
+// Language-model head: logits exist for one chunk of rows at a time; losses, gradients and samples are made on the device.
+#include <algorithm>
+#include <limits>
+
+#include "../host.h"
+#include "cuda_backend.h"
+
+namespace act::cuda {
+namespace {
+
+/// Logits of one chunk: at most this many bytes, one row at least.
+constexpr int64_t kLogitBytes = int64_t{256} << 20;
+
+int64_t rows_per_chunk(int64_t vocabulary, int64_t rows) {
+  return std::min(rows, std::max<int64_t>(1, kLogitBytes / (4 * std::max<int64_t>(1, vocabulary))));
+}
+
+float at(const float* stream, int64_t i) { return stream ? stream[i] : 0; }
+
+LossInput input_of(const LossRows& rows, int64_t i) {
+  LossInput in{};
+  in.target = rows.target[i];
+  in.ce_weight = at(rows.ce_weight, i);
+  in.advantage = at(rows.advantage, i);
+  in.old_logprob = at(rows.old_logprob, i);
+  in.clip_low = at(rows.clip_low, i);
+  in.clip_high = at(rows.clip_high, i);
+  in.policy_weight = at(rows.policy_weight, i);
+  in.ref_logprob = at(rows.ref_logprob, i);
+  in.kl_weight = at(rows.kl_weight, i);
+  in.entropy_weight = at(rows.entropy_weight, i);
+  in.has_old = rows.old_logprob != nullptr;
+  in.has_ref = rows.ref_logprob != nullptr;
+  return in;
+}
+
+/// Small per-row arrays of one chunk, one behind the other.
+template <class In, class Out>
+struct RowMemory {
+  RowStats* stats;
+  In* in;
+  Out* out;
+  static size_t bytes(int64_t rows) { return static_cast<size_t>(rows) * (sizeof(RowStats) + sizeof(In) + sizeof(Out)) + 64; }
+  RowMemory(void* memory, int64_t rows) {
+    // The widest members first: all stay aligned.
+    out = static_cast<Out*>(memory);
+    in = reinterpret_cast<In*>((reinterpret_cast<uintptr_t>(out + rows) + 15) / 16 * 16);
+    stats = reinterpret_cast<RowStats*>(in + rows);
+  }
+};
+using LossMemory = RowMemory<LossInput, LossOutput>;
+using SampleMemory = RowMemory<SampleInput, SampleOutput>;
+
+}  // namespace
+
+size_t CudaBackend::head_scratch_bytes(int64_t vocabulary, int64_t rows) const {
+  // Logits, their gradient in bf16, the rows, and lists of allowed ids.
+  const int64_t chunk = rows_per_chunk(vocabulary, rows);
+  return static_cast<size_t>(chunk * vocabulary) * (4 + 2) + std::max(LossMemory::bytes(chunk), SampleMemory::bytes(chunk)) +
+         static_cast<size_t>(chunk * vocabulary) * 4;
+}
+
+void CudaBackend::head_loss(LossResults& results, View dhidden, View dw, View hidden, const Weight& head, const LossRows& rows) {
+  require(hidden.rows == rows.count && hidden.cols == head.cols, "head_loss: hidden must be [rows.count, head.cols]");
+  if (dhidden.data) require(dhidden.rows == rows.count && dhidden.cols == head.cols, "head_loss: dhidden must have hidden's shape");
+  if (dw.data) require_shape(dw, head.rows, head.cols, "head_loss: dw must have the head's shape");
+  const int64_t vocabulary = head.rows, chunk = rows_per_chunk(vocabulary, rows.count);
+  for (int64_t i = 0; i < rows.count; i++) {
+    require(rows.target[i] >= 0 && rows.target[i] < vocabulary, "head_loss: target outside the vocabulary");
+  }
+  results.ce = results.policy = results.kl_term = results.entropy_term = 0;
+  if (rows.count == 0) return;
+  auto* const memory = head_logits_.get_as<float>(*this, chunk * vocabulary);
+  const LossMemory row(head_rows_.get(*this, LossMemory::bytes(chunk)), chunk);
+  const float factor = rows.inverse_temperature;
+  std::vector<LossInput> in;
+  std::vector<LossOutput> out;
+  for (int64_t first = 0; first < rows.count; first += chunk) {
+    const int64_t count = std::min(chunk, rows.count - first);
+    const View logits{memory, count, vocabulary, DType::f32}, part = hidden.rows_from(first, count);
+    linear(logits, false, part, head, {}, 1);
+    in.clear();
+    for (int64_t i = first; i < first + count; i++) in.push_back(input_of(rows, i));
+    device_->upload(row.in, in.data(), in.size() * sizeof(LossInput));
+    launch_row_stats(stream(), row.stats, logits, factor);
+    launch_loss_rows(stream(), row.out, row.in, row.stats, logits, factor, rows.kl);
+    if (dhidden.data || dw.data) {
+      // In the type that the products below multiply with: no second pass over the chunk.
+      View gradient = logits;
+      if (head.dtype == DType::bf16) {
+        gradient = {left_operand_.get(*this, static_cast<size_t>(count * vocabulary) * 2), count, vocabulary, DType::bf16};
+      }
+      launch_logit_gradient(stream(), gradient, logits, row.stats, row.in, row.out, factor);
+      if (dhidden.data) linear_backward_input(dhidden.rows_from(first, count), false, gradient, head, 1);
+      if (dw.data) linear_backward_weight(dw, gradient, part, head.dtype, 1);
+    }
+    out.resize(in.size());
+    device_->download(out.data(), row.out, out.size() * sizeof(LossOutput));
+    for (int64_t i = first; i < first + count; i++) {
+      const LossOutput& o = out[static_cast<size_t>(i - first)];
+      if (results.logprob) results.logprob[i] = o.logprob;
+      if (results.entropy) results.entropy[i] = o.entropy;
+      if (results.ratio) results.ratio[i] = o.ratio;
+      if (results.kl) results.kl[i] = o.kl;
+      if (results.clipped) results.clipped[i] = o.clipped != 0;
+      results.ce += o.ce;
+      results.policy += o.policy;
+      results.kl_term += o.kl_term;
+      results.entropy_term += o.entropy_term;
+    }
+  }
+}
+
+void CudaBackend::head_sample(std::span<SampleResult> results, View hidden, const Weight& head,
+                              std::span<const SampleParams> params) {
+  const auto rows = static_cast<int64_t>(results.size());
+  require(hidden.rows == rows && hidden.cols == head.cols, "head_sample: hidden must be [results, head.cols]");
+  require(params.size() == results.size(), "head_sample: expected one set of parameters a row");
+  const int64_t vocabulary = head.rows, chunk = rows_per_chunk(vocabulary, rows);
+  for (const SampleParams& p : params) {
+    require(p.temperature >= 0 && p.top_p > 0 && p.top_p <= 1 && p.min_p >= 0 && p.min_p <= 1 && p.top_k >= 0 &&
+                p.uniform >= 0 && p.uniform < 1,
+            "head_sample: expected temperature >= 0, 0 < top_p <= 1, 0 <= min_p <= 1, top_k >= 0, 0 <= uniform < 1");
+    require(static_cast<int64_t>(p.allowed.size()) <= vocabulary, "head_sample: expected ascending allowed ids");
+    check_rows(p.allowed, vocabulary, "head_sample: allowed id outside the vocabulary");
+  }
+  if (rows == 0) return;
+  auto* const memory = head_logits_.get_as<float>(*this, chunk * vocabulary);
+  const SampleMemory row(head_rows_.get(*this, SampleMemory::bytes(chunk)), chunk);
+  std::vector<SampleInput> in;
+  std::vector<SampleOutput> out;
+  std::vector<int32_t> allowed;
+  for (int64_t first = 0; first < rows; first += chunk) {
+    const int64_t count = std::min(chunk, rows - first);
+    const View logits{memory, count, vocabulary, DType::f32};
+    linear(logits, false, hidden.rows_from(first, count), head, {}, 1);
+    in.clear();
+    allowed.clear();
+    for (int64_t i = first; i < first + count; i++) {
+      const SampleParams& p = params[static_cast<size_t>(i)];
+      in.push_back({p.uniform, p.temperature, p.top_p, p.min_p, p.top_k, static_cast<int32_t>(allowed.size()),
+                    static_cast<int32_t>(p.allowed.size())});
+      allowed.insert(allowed.end(), p.allowed.begin(), p.allowed.end());
+    }
+    device_->upload(row.in, in.data(), in.size() * sizeof(SampleInput));
+    const int32_t* const ids = allowed.empty() ? nullptr : allowed_.get_as<int32_t>(*this, *device_, allowed);
+    launch_row_stats(stream(), row.stats, logits, 1);
+    launch_sample(stream(), row.out, logits, row.stats, row.in, ids);
+    out.resize(in.size());
+    device_->download(out.data(), row.out, out.size() * sizeof(SampleOutput));
+    for (int64_t i = first; i < first + count; i++) {
+      const SampleOutput& o = out[static_cast<size_t>(i - first)];
+      SampleResult& result = results[static_cast<size_t>(i)];
+      if (o.token < 0) {
+        throw Error("NUMERICS", "the logits hold a NaN or an infinity; check the weights for NaN, or lower the learning "
+                                "rate if this happened during training");
+      }
+      result.token = o.token;
+      result.logprob = o.logprob;
+      result.sampling_logprob = o.sampling_logprob;
+      result.kept_mass = o.kept_mass;
+      result.entropy = o.entropy;
+    }
+  }
+}
+
+}  // namespace act::cuda
