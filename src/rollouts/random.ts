@@ -82,3 +82,32 @@ export class EpochOrder {
     return { index: this.#order[cursor % this.#n] as number, epoch };
   }
 }
+
+/**
+ * An endless seeded pass over blocks of items: the blocks come in a new order each epoch, the items of a block together
+ * and in their own order.
+ */
+export class BlockOrder {
+  readonly #order: EpochOrder;
+  readonly #blocks: readonly (readonly number[])[];
+  readonly #n: number;
+  #epoch = -1;
+  #items: readonly number[] = [];
+
+  /** @param blocks Item numbers of each block; every block has at least one. */
+  constructor(seed: bigint, blocks: readonly (readonly number[])[]) {
+    this.#order = new EpochOrder(seed, blocks.length);
+    this.#blocks = blocks;
+    this.#n = blocks.reduce((sum, block) => sum + block.length, 0);
+  }
+
+  at(cursor: number): { readonly index: number; readonly epoch: number } {
+    const epoch = Math.floor(cursor / this.#n);
+    if (epoch !== this.#epoch) {
+      const first = epoch * this.#blocks.length;
+      this.#items = this.#blocks.flatMap((_, i) => this.#blocks[this.#order.at(first + i).index] ?? []);
+      this.#epoch = epoch;
+    }
+    return { index: this.#items[cursor % this.#n] as number, epoch };
+  }
+}

@@ -10,7 +10,7 @@ import { z } from "zod";
 import type { ExpertRecord } from "../data/records.js";
 import { readRecords } from "../data/records-file.js";
 import { type ImitationExample, imitationBatch, imitationExample } from "../objectives/imitation.js";
-import { deriveSeed, EpochOrder } from "../rollouts/random.js";
+import { BlockOrder, deriveSeed, EpochOrder } from "../rollouts/random.js";
 import { noData } from "./collect.js";
 import { optimizingShape, stepsOf } from "./settings.js";
 import type { StageContext } from "./stage.js";
@@ -21,6 +21,12 @@ export const imitateSchema = z.strictObject({
   ...optimizingShape,
   batch: z.number().int().min(1).default(16).describe("states of an optimizer step"),
   thoughts: z.boolean().default(true).describe("learn the expert's words before the action, where there are any"),
+  order: z
+    .enum(["states", "episodes"])
+    .default("states")
+    .describe(
+      "`states`: every state by itself, in random order; `episodes`: episodes in random order, their states together, so that what their prompts share is computed once",
+    ),
   states: z.number().int().min(1).nullable().default(null).describe("states used, a seeded choice; null: all"),
   aggregation: z
     .enum(["token-mean", "seq-mean-token-mean", "seq-mean-token-sum"])
@@ -50,7 +56,9 @@ export async function imitate(
     { length: Math.min(records.length, options.states ?? records.length) },
     (_, i) => records[chosen.at(i).index] as ExpertRecord,
   );
-  const order = new EpochOrder(deriveSeed(options.seed, "imitate", "order"), used.length);
+  const orderSeed = deriveSeed(options.seed, "imitate", "order");
+  const order =
+    options.order === "states" ? new EpochOrder(orderSeed, used.length) : new BlockOrder(orderSeed, episodesOf(used));
   const steps = stepsOf(options, used.length);
 
   const step = async (step: number, state: ImitateState, signal: AbortSignal): Promise<StepResult<ImitateState>> => {
@@ -106,6 +114,20 @@ export async function imitate(
       context.onProgress?.(done, steps, `loss ${metrics["imitation/loss"]?.toFixed(4) ?? "-"}`),
     signal: context.signal,
   });
+}
+
+/** Positions of the records of each episode, by step. */
+function episodesOf(records: readonly ExpertRecord[]): number[][] {
+  const episodes = new Map<string, number[]>();
+  records.forEach((record, i) => {
+    // A record's id is `<episode>#<step>`.
+    const episode = record.id.slice(0, record.id.lastIndexOf("#"));
+    const list = episodes.get(episode);
+    if (list === undefined) episodes.set(episode, [i]);
+    else list.push(i);
+  });
+  const stepOf = (i: number): number => records[i]?.state.step ?? 0;
+  return [...episodes.values()].map((list) => list.sort((a, b) => stepOf(a) - stepOf(b)));
 }
 
 /** Prompt and answer of a state; null where they do not fit the context. */
