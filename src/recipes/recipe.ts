@@ -80,7 +80,7 @@ export interface RecipeOverride {
 /** Reads a recipe file. Throws ActError `FILE_*`, `CONFIG_*`. */
 export async function readRecipe(file: string, overrides: readonly RecipeOverride[] = []): Promise<Recipe> {
   const text = await withFileErrors("reading", file, () => readFile(file, "utf8"));
-  const document = parseDocument(text, { prettyErrors: true });
+  const document = parseDocument(text, { prettyErrors: true, merge: true });
   const [fault] = document.errors;
   if (fault !== undefined)
     throw new ActError("CONFIG_BAD_YAML", `${file}: ${fault.message}`, { hint: "The file is not valid YAML." });

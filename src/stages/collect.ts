@@ -19,11 +19,21 @@ import type { StageContext } from "./stage.js";
 
 export const EXPERT_FILE = "expert.jsonl";
 
+/** A long history in every record makes files large: it grows with the square of an episode's length. */
+export const historyLength = z
+  .number()
+  .int()
+  .min(0)
+  .nullable()
+  .default(null)
+  .describe("past decisions kept in each record; null: all");
+
 export const collectSchema = z.strictObject({
   panel: z.string().describe("panel whose tasks are played"),
   offset: z.number().int().min(0).default(0).describe("tasks of the panel that are skipped"),
   tasks: z.number().int().min(1).nullable().default(null).describe("tasks played; null: all that are left"),
   stepLimit: z.number().int().min(1).nullable().default(null).describe("steps at most; null: the environment's limit"),
+  history: historyLength,
   concurrency: z.number().int().min(1).default(4).describe("episodes side by side"),
   environmentTimeLimit: z
     .number()
@@ -155,7 +165,7 @@ async function playExpert(
       id: `${taskId}#${step}`,
       task_id: taskId,
       category: start.category,
-      state: { task: start.task, observation, history: [...history], step, admissible },
+      state: { task: start.task, observation, history: recent(history, options.history), step, admissible },
       expert_action: action,
       thought,
     });
@@ -169,7 +179,7 @@ async function playExpert(
 }
 
 /** Decisions of a recorded episode. */
-export function expertRecordsOf(trajectory: Trajectory): ExpertRecord[] {
+export function expertRecordsOf(trajectory: Trajectory, historyLength: number | null = null): ExpertRecord[] {
   const history: HistoryStep[] = [];
   return trajectory.steps.map((step, i) => {
     const { observation, action, admissible, thought } = step;
@@ -177,13 +187,17 @@ export function expertRecordsOf(trajectory: Trajectory): ExpertRecord[] {
       id: `${trajectory.id}#${i}`,
       task_id: trajectory.task_id,
       category: trajectory.category,
-      state: { task: trajectory.task, observation, history: [...history], step: i, admissible },
+      state: { task: trajectory.task, observation, history: recent(history, historyLength), step: i, admissible },
       expert_action: action,
       thought,
     };
     history.push({ observation, action });
     return record;
   });
+}
+
+function recent(history: readonly HistoryStep[], length: number | null): HistoryStep[] {
+  return length === null ? [...history] : history.slice(Math.max(0, history.length - length));
 }
 
 /** A stage that has nothing to work on. */

@@ -5,17 +5,16 @@ import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import { withFileErrors } from "../data/files.js";
-import { readAllJsonl } from "../data/jsonl.js";
 import { writeRecords } from "../data/records-file.js";
-import { type Trajectory, trajectorySchema } from "../data/trajectory.js";
-import { EXPERT_FILE, expertRecordsOf, noData } from "./collect.js";
+import type { Trajectory } from "../data/trajectory.js";
+import { EXPERT_FILE, expertRecordsOf, historyLength, noData } from "./collect.js";
+import { importFormats, readEpisodes } from "./import-formats.js";
 import type { StageContext } from "./stage.js";
-
-export const importFormats = ["trajectory"] as const;
 
 export const importSchema = z.strictObject({
   file: z.string().min(1).describe("file of recorded episodes"),
   format: z.enum(importFormats).default("trajectory").describe("shape of the file"),
+  history: historyLength,
   successOnly: z.boolean().default(true).describe("leave out episodes that are known to have failed"),
 });
 export type ImportOptions = z.infer<typeof importSchema>;
@@ -31,7 +30,8 @@ export interface ImportResult {
 /** @throws ActError `STAGE_NO_DATA` when nothing is left; those of reading the file. */
 export async function importExperts(options: ImportOptions, context: StageContext): Promise<ImportResult> {
   await withFileErrors("making", context.folder, () => mkdir(context.folder, { recursive: true }));
-  const trajectories: Trajectory[] = await readAllJsonl(options.file, trajectorySchema);
+  const trajectories: Trajectory[] = [];
+  for await (const trajectory of readEpisodes(options.file, options.format)) trajectories.push(trajectory);
   const kept = trajectories.filter((t) => !(options.successOnly && t.success === false));
   const [first] = kept;
   if (first === undefined) throw noData(`${options.file} holds no episode to learn from`);
@@ -48,6 +48,11 @@ export async function importExperts(options: ImportOptions, context: StageContex
     source: first.source,
     config_hash: context.configHash,
   };
-  const states = await writeRecords(file, "expert", header, kept.flatMap(expertRecordsOf));
+  const states = await writeRecords(
+    file,
+    "expert",
+    header,
+    kept.flatMap((t) => expertRecordsOf(t, options.history)),
+  );
   return { file, episodes: kept.length, failed: trajectories.length - kept.length, states };
 }
