@@ -99,7 +99,12 @@ export async function serve(
   const episodes = new ServedEpisodes(chat, settings.episodes);
   const endpoint = new Endpoint({ policy, chat, gate, episodes }, settings, events);
   const server = createServer(
-    { requestTimeout: settings.bodyTimeout, headersTimeout: settings.bodyTimeout },
+    {
+      requestTimeout: settings.bodyTimeout,
+      headersTimeout: settings.bodyTimeout,
+      // Node looks for late requests only so often; by default every 30 s.
+      connectionsCheckingInterval: Math.min(30_000, Math.ceil(settings.bodyTimeout / 4)),
+    },
     (request, response) => void endpoint.answer(request, response),
   );
   server.on("clientError", refuseConnection);
