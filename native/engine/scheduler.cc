@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -80,6 +81,7 @@ Scheduler::Scheduler(Backend& backend, Model& model, const Limits& limits, const
       model_(model),
       limits_(limits),
       token_bytes_(token_bytes),
+      check_every_step_(std::getenv("ACT_CHECK_CACHE") != nullptr),
       cache_(limits.pages, 2),
       pool_(backend.create_kv_pool(model.config().layers, model.config().kv_heads, model.config().head_dim,
                                    limits.pages)),
@@ -154,6 +156,7 @@ void Scheduler::weights_changed(int64_t version) {
   weight_version_ = version;
 }
 
+/// Verifies the cache's accounting against its trees.
 void Scheduler::check() const {
   std::vector<CacheNode*> tails;
   for (const auto& sequence : sequences_) {
@@ -204,6 +207,7 @@ void Scheduler::step() {
     admit();
     run_batch(true);
     run_batch(false);
+    if (check_every_step_) check();
   } catch (const Error& error) {
     // Only a stopping engine interrupts a step; it then asks for what has been sampled so far.
     if (error.code == "ABORTED") return cancel_all();

@@ -70,9 +70,6 @@ class Scheduler {
   int32_t active_sequences() const { return static_cast<int32_t>(sequences_.size()); }
   int64_t cached_tokens() const { return cache_.cached_tokens(); }
   const Counters& counters() const { return counters_; }
-  /// Verifies the cache's accounting (tests).
-  void check() const;
-
  private:
   struct Request;
   struct Sequence;
@@ -80,6 +77,7 @@ class Scheduler {
 
   int32_t new_token_limit(const GenerateRequest& request) const;
   int32_t tail_pages(const GenerateRequest& request) const;
+  void check() const;
   void admit();
   bool start(Request& request);
   void run_batch(bool adapters);
@@ -94,6 +92,7 @@ class Scheduler {
   Model& model_;
   const Limits limits_;
   const TokenBytes* token_bytes_;
+  const bool check_every_step_;  // environment variable ACT_CHECK_CACHE: for tests
   KvCache cache_;
   std::unique_ptr<KvPool> pool_;
   Buffer hidden_, drawn_;  // [max_sequences, D]: final hidden states of distinct rows, and of every draw
