@@ -7,12 +7,58 @@
 
 namespace act {
 namespace cpu {
+namespace {
+
+constexpr int64_t kBytesPerPiece = 256 << 10;
+
+}  // namespace
 
 CpuBackend::CpuBackend(int threads, const Kernels& kernels) : kernels_(kernels), pool_(threads) {}
 
 std::string CpuBackend::describe() const {
   const int n = pool_.threads();
   return std::string(kernels_.name) + ", " + std::to_string(n) + (n == 1 ? " thread" : " threads");
+}
+
+// Moves: pieces for every thread, each as the host's plain loops do it.
+void CpuBackend::copy(View to, View from) {
+  require(to.size() == from.size() && to.dtype == from.dtype, "copy: both views must have one size and dtype");
+  const auto size = static_cast<int64_t>(size_of(to.dtype));
+  const char *begin = from.as<char>(), *target = to.as<char>();
+  const int64_t bytes = to.size() * size;
+  if (target < begin + bytes && begin < target + bytes) return HostBackend::copy(to, from);  // overlapping
+  for_pieces(bytes, kBytesPerPiece, [&](int64_t first, int64_t count) {
+    std::memcpy(to.as<char>() + first, from.as<char>() + first, static_cast<size_t>(count));
+  });
+}
+
+void CpuBackend::fill(View x, float value) {
+  const auto size = static_cast<int64_t>(size_of(x.dtype));
+  for_pieces(x.size(), kBytesPerPiece / size, [&](int64_t first, int64_t count) {
+    HostBackend::fill({x.as<char>() + first * size, 1, count, x.dtype}, value);
+  });
+}
+
+void CpuBackend::gather_rows(View dst, View src, std::span<const int32_t> index) {
+  require(dst.rows == static_cast<int64_t>(index.size()), "gather_rows: dst must have one row an index");
+  const int64_t rows = std::max<int64_t>(1, kBytesPerPiece / 4 / std::max<int64_t>(1, dst.cols));
+  for_pieces(dst.rows, rows, [&](int64_t first, int64_t count) {
+    HostBackend::gather_rows(dst.rows_from(first, count), src,
+                             index.subspan(static_cast<size_t>(first), static_cast<size_t>(count)));
+  });
+}
+
+void CpuBackend::scatter_add_rows(View dst, View src, std::span<const int32_t> index) {
+  require(dst.cols == src.cols && src.rows == static_cast<int64_t>(index.size()) && dst.dtype == DType::f32 &&
+              src.dtype == DType::f32,
+          "scatter_add_rows: src must have one row an index, and dst's columns; both f32");
+  for (const int32_t i : index) require(i >= 0 && i < dst.rows, "scatter_add_rows: index outside dst");
+  for_pieces(dst.cols, 128, [&](int64_t first, int64_t count) {  // by columns: rows may repeat
+    for (size_t i = 0; i < index.size(); i++) {
+      kernels_.add(dst.as<float>() + index[i] * dst.cols + first,
+                   src.as<float>() + static_cast<int64_t>(i) * src.cols + first, count);
+    }
+  });
 }
 
 std::unique_ptr<Weight> CpuBackend::create_weight(int64_t rows, int64_t cols, DType dtype, bool trainable) {

@@ -71,6 +71,11 @@ class CpuBackend final : public HostBackend {
   std::string name() const override { return "cpu"; }
   std::string describe() const override;
 
+  void copy(View to, View from) override;
+  void fill(View x, float value) override;
+  void gather_rows(View dst, View src, std::span<const int32_t> index) override;
+  void scatter_add_rows(View dst, View src, std::span<const int32_t> index) override;
+
   std::unique_ptr<Weight> create_weight(int64_t rows, int64_t cols, DType dtype, bool trainable) override;
   size_t weight_bytes(int64_t rows, int64_t cols, DType dtype, bool trainable) const override;
   void load_weight(Weight& w, const void* from, DType dtype) override;

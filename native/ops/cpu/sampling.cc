@@ -35,58 +35,60 @@ double sum_masses(const Kernels& k, const Candidates& c, float max, float invers
   return total;
 }
 
-/// The order of truncation: larger logit first, ties by lower id.
-struct Better {
-  const float* logits;
-  bool operator()(int32_t a, int32_t b) const { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; }
+struct Entry {
+  float logit, mass;
+  int32_t id;
 };
+/// The order of truncation: larger logit first, ties by lower id.
+bool better(const Entry& a, const Entry& b) { return a.logit != b.logit ? a.logit > b.logit : a.id < b.id; }
 
-/// The k best candidates, in no particular order.
-void keep_top_k(const Candidates& c, int64_t k, std::vector<int32_t>& kept) {
-  const Better better{c.logits};
-  // A heap whose front is the worst kept: one comparison turns almost every token away.
-  kept.clear();
+/// The worst of the k best candidates, 0 < k <= count.
+Entry last_of_top_k(const Candidates& c, int64_t k) {
+  std::vector<Entry> heap;  // its front is the worst kept: one comparison turns almost every token away
   for (int64_t i = 0; i < c.count; i++) {
-    const int32_t id = c.id(i);
-    if (static_cast<int64_t>(kept.size()) < k) {
-      kept.push_back(id);
-      std::push_heap(kept.begin(), kept.end(), better);
-    } else if (better(id, kept.front())) {
-      std::pop_heap(kept.begin(), kept.end(), better);
-      kept.back() = id;
-      std::push_heap(kept.begin(), kept.end(), better);
+    const Entry entry{c.logit(i), c.mass[i], c.id(i)};
+    if (static_cast<int64_t>(heap.size()) < k) {
+      heap.push_back(entry);
+      std::push_heap(heap.begin(), heap.end(), better);
+    } else if (better(entry, heap.front())) {
+      std::pop_heap(heap.begin(), heap.end(), better);
+      heap.back() = entry;
+      std::push_heap(heap.begin(), heap.end(), better);
     }
   }
+  return heap.front();
 }
 
-/// The smallest set of best candidates whose mass reaches top_p of `total`. Candidates are gathered above a falling
-/// threshold, so that only the few that matter are sorted.
-void keep_top_p(const Candidates& c, double top_p, double total, std::vector<int32_t>& kept) {
-  struct Entry {
-    int32_t id;
-    float mass;
-  };
+/// The worst of the smallest set of best candidates whose mass reaches top_p of `total`. Candidates are gathered above a
+/// falling threshold of mass, so that few are looked at twice, and a selection halves the range that holds the one
+/// looked for, so that nothing is sorted.
+Entry last_of_top_p(const Candidates& c, double top_p, double total) {
   std::vector<Entry> entries;
-  const double wanted = top_p * total;
-  for (float threshold = 1.0f / 64;; threshold = threshold < 1e-30f ? 0 : threshold / 64) {
+  double wanted = top_p * total;
+  for (float threshold = 1.0f / 16;; threshold = threshold < 1e-30f ? 0 : threshold / 16) {
     entries.clear();
-    double sum = 0;
+    double mass = 0;
     for (int64_t i = 0; i < c.count; i++) {
       if (c.mass[i] < threshold) continue;
-      entries.push_back({c.id(i), c.mass[i]});
-      sum += static_cast<double>(c.mass[i]);
+      entries.push_back({c.logit(i), c.mass[i], c.id(i)});
+      mass += static_cast<double>(c.mass[i]);
     }
-    if (sum >= wanted || threshold == 0) break;
+    if (mass >= wanted || threshold == 0) break;
   }
-  const Better better{c.logits};
-  std::sort(entries.begin(), entries.end(), [&](const Entry& a, const Entry& b) { return better(a.id, b.id); });
-  kept.clear();
-  double sum = 0;
-  for (const Entry& entry : entries) {
-    if (!kept.empty() && sum >= wanted) break;
-    kept.push_back(entry.id);
-    sum += static_cast<double>(entry.mass);
+  auto first = entries.begin(), last = entries.end();  // the entry is in between; `wanted` counts from first on
+  while (last - first > 1) {
+    const auto middle = first + (last - first) / 2;
+    std::nth_element(first, middle, last, better);
+    double mass = 0;
+    for (auto e = first; e != middle; e++) mass += static_cast<double>(e->mass);
+    if (mass >= wanted) {
+      last = middle;
+    } else {
+      wanted -= mass;
+      first = middle;
+    }
   }
+  return *first;
 }
 
 /// Index of the candidate at which the running mass passes `wanted`.
@@ -162,29 +164,22 @@ SampleResult sample_row(const Kernels& kernels, const float* logits, int64_t voc
   const double all = sum_masses(kernels, c, max, inverse_temperature);
   double left = all;
   std::vector<int32_t> kept, narrower;
-  auto narrow = [&](std::vector<int32_t>& ids) {  // candidates are now `ids`, ascending
-    std::sort(ids.begin(), ids.end());
-    c.ids = ids.data();
-    c.count = static_cast<int64_t>(ids.size());
-    left = sum_masses(kernels, c, max, inverse_temperature);
-  };
-  if (params.top_k > 0 && params.top_k < c.count) {
-    keep_top_k(c, params.top_k, kept);
-    narrow(kept);
-  }
-  if (params.top_p < 1) {
-    keep_top_p(c, static_cast<double>(params.top_p), left, narrower);
-    kept.swap(narrower);
-    narrow(kept);
-  }
-  if (params.min_p > 0) {
+  auto narrow = [&](auto keep) {  // to the candidates that keep(i) accepts, still ascending
     narrower.clear();
     for (int64_t i = 0; i < c.count; i++) {
-      if (c.mass[i] >= params.min_p) narrower.push_back(c.id(i));
+      if (keep(i)) narrower.push_back(c.id(i));
     }
     kept.swap(narrower);
-    narrow(kept);
-  }
+    c.ids = kept.data();
+    c.count = static_cast<int64_t>(kept.size());
+    left = sum_masses(kernels, c, max, inverse_temperature);
+  };
+  auto cut_after = [&](const Entry& last) {
+    narrow([&](int64_t i) { return !better(last, {c.logit(i), c.mass[i], c.id(i)}); });
+  };
+  if (params.top_k > 0 && params.top_k < c.count) cut_after(last_of_top_k(c, params.top_k));
+  if (params.top_p < 1) cut_after(last_of_top_p(c, static_cast<double>(params.top_p), left));
+  if (params.min_p > 0) narrow([&](int64_t i) { return c.mass[i] >= params.min_p; });
   const int64_t i = draw(c, params.uniform * left, kernels, max, inverse_temperature);
   const int32_t token = c.id(i);
   const double z = (static_cast<double>(logits[token]) - static_cast<double>(max)) * static_cast<double>(inverse_temperature);

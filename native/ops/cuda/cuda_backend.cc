@@ -226,7 +226,7 @@ size_t CudaBackend::scratch_bytes(int64_t rows, int64_t widest) const {
   const auto r = static_cast<size_t>(rows), w = static_cast<size_t>(widest);
   const size_t operands = 2 * r * w * 2, delta = r * w * 4, rope = r * w * 4;
   const size_t column_sums = static_cast<size_t>(column_sum_pieces(INT64_MAX / 2)) * w * 4;
-  const size_t indices = r * (3 * 4 + 4 + 4 + sizeof(TreeQuery) + sizeof(TreeKey) + sizeof(QueryTile) + sizeof(KeyTile));
+  const size_t indices = r * (3 * 4 + 3 * 4 + sizeof(TreeQuery) + sizeof(TreeKey) + sizeof(QueryTile) + sizeof(KeyTile));
   const size_t blocks = (static_cast<size_t>(kMaxPlanBlocks) + kTileBlocks) * sizeof(KeyBlock);
   return operands + delta + rope + column_sums + indices + blocks + w * 4 + (kSumBlocks + 1) * sizeof(double) + 4096;
 }

@@ -1,6 +1,5 @@
 // Language-model head: logits exist for one chunk of rows at a time; losses, gradients and samples are made on the device.
 #include <algorithm>
-#include <limits>
 
 #include "../host.h"
 #include "cuda_backend.h"
@@ -10,6 +9,9 @@ namespace {
 
 /// Logits of one chunk: at most this many bytes, one row at least.
 constexpr int64_t kLogitBytes = int64_t{256} << 20;
+
+/// Ids of restricted rows on the device at once; a single row may exceed it.
+constexpr int64_t kAllowedIds = int64_t{1} << 20;
 
 int64_t rows_per_chunk(int64_t vocabulary, int64_t rows) {
   return std::min(rows, std::max<int64_t>(1, kLogitBytes / (4 * std::max<int64_t>(1, vocabulary))));
@@ -57,7 +59,7 @@ size_t CudaBackend::head_scratch_bytes(int64_t vocabulary, int64_t rows) const {
   // Logits, their gradient in bf16, the rows, and lists of allowed ids.
   const int64_t chunk = rows_per_chunk(vocabulary, rows);
   return static_cast<size_t>(chunk * vocabulary) * (4 + 2) + std::max(LossMemory::bytes(chunk), SampleMemory::bytes(chunk)) +
-         static_cast<size_t>(chunk * vocabulary) * 4;
+         static_cast<size_t>(std::max(kAllowedIds, vocabulary)) * 4;
 }
 
 void CudaBackend::head_loss(LossResults& results, View dhidden, View dw, View hidden, const Weight& head, const LossRows& rows) {
@@ -130,18 +132,19 @@ void CudaBackend::head_sample(std::span<SampleResult> results, View hidden, cons
   std::vector<SampleInput> in;
   std::vector<SampleOutput> out;
   std::vector<int32_t> allowed;
-  for (int64_t first = 0; first < rows; first += chunk) {
-    const int64_t count = std::min(chunk, rows - first);
-    const View logits{memory, count, vocabulary, DType::f32};
-    linear(logits, false, hidden.rows_from(first, count), head, {}, 1);
+  int64_t count = 0;
+  for (int64_t first = 0; first < rows; first += count) {
     in.clear();
     allowed.clear();
-    for (int64_t i = first; i < first + count; i++) {
-      const SampleParams& p = params[static_cast<size_t>(i)];
+    for (count = 0; count < std::min(chunk, rows - first); count++) {
+      const SampleParams& p = params[static_cast<size_t>(first + count)];
+      if (count > 0 && static_cast<int64_t>(allowed.size() + p.allowed.size()) > kAllowedIds) break;
       in.push_back({p.uniform, p.temperature, p.top_p, p.min_p, p.top_k, static_cast<int32_t>(allowed.size()),
                     static_cast<int32_t>(p.allowed.size())});
       allowed.insert(allowed.end(), p.allowed.begin(), p.allowed.end());
     }
+    const View logits{memory, count, vocabulary, DType::f32};
+    linear(logits, false, hidden.rows_from(first, count), head, {}, 1);
     device_->upload(row.in, in.data(), in.size() * sizeof(SampleInput));
     const int32_t* const ids = allowed.empty() ? nullptr : allowed_.get_as<int32_t>(*this, *device_, allowed);
     launch_row_stats(stream(), row.stats, logits, 1);
