@@ -3,7 +3,6 @@
  */
 import { readFile } from "node:fs/promises";
 import { dirname, isAbsolute, resolve } from "node:path";
-import { parseDocument } from "yaml";
 import { z } from "zod";
 import { withFileErrors } from "../data/files.js";
 import { ActError } from "../errors.js";
@@ -80,6 +79,8 @@ export interface RecipeOverride {
 /** Reads a recipe file. Throws ActError `FILE_*`, `CONFIG_*`. */
 export async function readRecipe(file: string, overrides: readonly RecipeOverride[] = []): Promise<Recipe> {
   const text = await withFileErrors("reading", file, () => readFile(file, "utf8"));
+  // Loaded here: importing this package does not need it.
+  const { parseDocument } = await import("yaml");
   const document = parseDocument(text, { prettyErrors: true, merge: true });
   const [fault] = document.errors;
   if (fault !== undefined)

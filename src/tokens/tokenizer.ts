@@ -1,7 +1,7 @@
 /**
  * Text to token ids and back, on the official Rust tokenizers, behind an interface of our own.
  */
-import { Tokenizer as RustTokenizer } from "tokenizers";
+import type { Tokenizer as RustTokenizer } from "tokenizers";
 import { ActError } from "../errors.js";
 import { isObject, type JsonObject, malformed, readModelJson, readModelText } from "./files.js";
 import { type TokenBytes, type TokenFamily, tokenBytes, tokenFamily } from "./token-bytes.js";
@@ -72,9 +72,11 @@ export class Tokenizer {
         hint: "Give a Hugging Face model folder with a fast tokenizer (`save_pretrained` of transformers writes one).",
       });
     const source = await readModelJson(modelDir, name);
+    // A native package: loaded here, so that importing this one does not pay for it.
+    const { Tokenizer: Rust } = await import("tokenizers");
     let rust: RustTokenizer;
     try {
-      rust = RustTokenizer.fromString(text);
+      rust = Rust.fromString(text);
     } catch (cause) {
       throw malformed(modelDir, name, cause instanceof Error ? cause.message : String(cause), cause);
     }
