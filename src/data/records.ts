@@ -217,7 +217,11 @@ export type RecordOf<K extends RecordKind> = z.infer<(typeof recordKinds)[K]["re
 /** A header without what {@link recordHeader} fills in. */
 export type HeaderFields<K extends RecordKind> = Omit<RecordHeader<K>, "format" | "version" | "created_by">;
 
+/** An expert's decision: a line of a file that `collect` or an importer wrote. */
 export type ExpertRecord = RecordOf<"expert">;
+/** An expert's decision and an alternative: a line of a file that `pair` wrote. */
 export type PairRecord = RecordOf<"pairs">;
+/** One verdict of a judge: a line of a file that `assess` wrote. */
 export type JudgmentRecord = RecordOf<"judgments">;
+/** One evaluated episode: a line of a file that `evaluate` wrote. */
 export type EpisodeRecord = RecordOf<"episodes">;

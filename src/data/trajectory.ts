@@ -50,7 +50,9 @@ export const trajectorySchema = z.strictObject({
   source: z.string().min(1),
 });
 
+/** One decision of a {@link Trajectory}. */
 export type TrajectoryStep = z.infer<typeof trajectoryStepSchema>;
+/** One recorded episode; see the file's head and {@link trajectorySchema}. */
 export type Trajectory = z.infer<typeof trajectorySchema>;
 
 /**

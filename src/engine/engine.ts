@@ -32,6 +32,7 @@ import { nativeForest, nativeGenerateRequest, nativeLossRows, nativeStepOptions 
 import { type SaveModelSettings, type SaveSource, saveAdapters, saveModel } from "./save-model.js";
 import { loadState, saveState } from "./state.js";
 
+/** How loading is watched and stopped. */
 export interface LoadSettings {
   readonly signal?: AbortSignal;
   /** Called after each tensor. */
@@ -51,6 +52,7 @@ export interface EnginePlan {
   readonly maxBatchTokens: number;
 }
 
+/** A language model loaded for sampling, scoring and training. Make one with {@link Engine.load} or {@link Engine.create}; dispose of it when done. */
 export class Engine implements Policy, AsyncDisposable {
   readonly contextLength: number;
   readonly vocabSize: number;

@@ -32,6 +32,7 @@ export const ENGINE_ERROR_CODES = {
   FOLDER_EXISTS: "a folder to be written holds other files already",
 } as const;
 
+/** Codes of {@link EngineError}; {@link ENGINE_ERROR_CODES} says what each means. */
 export type EngineErrorCode = keyof typeof ENGINE_ERROR_CODES;
 
 /** Every fault of the engine: of a call, of the machine, of a model folder. */

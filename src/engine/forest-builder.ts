@@ -22,6 +22,7 @@ interface Root {
   size: number;
 }
 
+/** How far prefixes are shared. */
 export interface ForestBuilderOptions {
   /**
    * Distinct tokens one tree may hold; a sequence that would exceed it starts a tree of its own. Keep it at or below the

@@ -24,6 +24,7 @@ export interface SamplingOptions {
   readonly choices?: readonly (readonly number[])[];
 }
 
+/** A prompt to be completed. */
 export interface GenerateRequest extends SamplingOptions {
   readonly prompt: Int32Array | readonly number[];
   /** Completions wanted; all share the prompt. Default 1. */
@@ -36,8 +37,10 @@ export interface GenerateRequest extends SamplingOptions {
   readonly adapters?: boolean;
 }
 
+/** `stop`: a stop token or stop text; `length`: `maxNewTokens`; `aborted`: cancelled or disposed of. */
 export type FinishReason = "stop" | "length" | "aborted";
 
+/** What was sampled for a prompt; all arrays have one entry a token. */
 export interface Completion {
   readonly tokens: Int32Array;
   /** Log-prob of each token at temperature 1 under the untruncated distribution, nats. */
@@ -93,6 +96,7 @@ export interface LossResult {
   readonly terms: { readonly ce: number; readonly policy: number; readonly kl: number; readonly entropy: number };
 }
 
+/** One optimizer step of AdamW (Loshchilov and Hutter, arXiv 1711.05101). */
 export interface AdamWOptions {
   readonly learningRate: number;
   /** Default 0.9. */
@@ -107,6 +111,7 @@ export interface AdamWOptions {
   readonly maxGradNorm?: number;
 }
 
+/** Memory in bytes, and counters since the engine was made. */
 export interface EngineStats {
   readonly bytesAllocated: number;
   readonly bytesPeak: number;
@@ -118,6 +123,7 @@ export interface EngineStats {
   readonly weightVersion: number;
 }
 
+/** A language model as rollouts and stages see it; {@link Engine} is one. */
 export interface Policy {
   /** Tokens a prompt and its completion may have together. */
   readonly contextLength: number;

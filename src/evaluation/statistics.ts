@@ -7,6 +7,7 @@ import { randomBelow } from "../rollouts/random.js";
 /** Two-sided 95% quantile of the normal distribution. */
 const Z95 = 1.959963984540054;
 
+/** A range with its ends. */
 export interface Interval {
   readonly low: number;
   readonly high: number;

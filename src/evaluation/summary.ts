@@ -34,6 +34,7 @@ export const panelResultSchema = z.strictObject({
   /** Wall-clock seconds of the whole panel. */
   seconds: z.number().positive(),
 });
+/** See {@link panelResultSchema}. */
 export type PanelResult = z.infer<typeof panelResultSchema>;
 
 /** How well a model tells the better of two actions, asked in both orders. */
@@ -55,6 +56,7 @@ export const judgmentResultSchema = z.strictObject({
   by_alternative: z.record(z.string(), z.strictObject({ pairs: z.number().int(), accuracy: z.number() })),
   seconds: z.number().nonnegative(),
 });
+/** See {@link judgmentResultSchema}. */
 export type JudgmentResult = z.infer<typeof judgmentResultSchema>;
 
 /** Two policies on the same tasks. */
@@ -73,6 +75,7 @@ export const comparisonResultSchema = z.strictObject({
   /** Exact two-sided McNemar test over all pairs of outcomes. */
   p: z.number().min(0).max(1),
 });
+/** See {@link comparisonResultSchema}. */
 export type ComparisonResult = z.infer<typeof comparisonResultSchema>;
 
 export const SUMMARY_FORMAT = "act-trainer/summary@1";
@@ -94,4 +97,5 @@ export const summarySchema = z.strictObject({
   machine: z.string().min(1),
   version: z.string().min(1),
 });
+/** The content of `summary.json`. */
 export type Summary = z.infer<typeof summarySchema>;

@@ -18,6 +18,7 @@ import { type Aggregation, aggregations } from "./aggregation.js";
 export const objectiveNames = ["grpo", "dr-grpo", "dapo", "rloo"] as const;
 export type ObjectiveName = (typeof objectiveNames)[number];
 
+/** Every setting of an objective; the formula is in the file's head. */
 export interface Objective {
   readonly name: ObjectiveName;
   readonly advantage: AdvantageEstimator;
@@ -95,6 +96,7 @@ export const objectiveSettingsSchema = z.strictObject({
     .describe("cap of importance weights where sampling was not at temperature 1, untruncated; null: no weights"),
 });
 
+/** An objective by name, with the settings that differ from its preset. */
 export type ObjectiveSettings = z.infer<typeof objectiveSettingsSchema>;
 /** Settings without the name. */
 export type ObjectiveOverrides = Omit<ObjectiveSettings, "name">;

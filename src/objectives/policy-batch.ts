@@ -52,6 +52,7 @@ export interface ImportanceStats {
   readonly cappedShare: number;
 }
 
+/** Forest and loss rows of one optimizer step (or a part of one), with what they were made from. */
 export interface PolicyBatch {
   readonly forest: TokenForest;
   readonly rows: LossRows;

@@ -31,6 +31,7 @@ export interface MalformedReply {
   readonly reason: MalformedReason;
 }
 
+/** What {@link parseReply} makes of a reply. */
 export type ParsedReply = WellFormedReply | MalformedReply;
 
 export interface ParseOptions {

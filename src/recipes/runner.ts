@@ -19,6 +19,7 @@ export interface RunEvents {
   readonly onNote?: (text: string) => void;
 }
 
+/** A stage was skipped, began or ended. */
 export interface StageEvent {
   readonly name: string;
   /** Null: runs once for all seeds. */

@@ -24,12 +24,15 @@ export interface RewardWeights {
 /** The paper's values. */
 export const defaultRewardWeights: RewardWeights = { exact: 1, admissible: 0.1, other: 0, malformed: -0.5 };
 
+/** A reward and what earned it. */
 export interface ActionReward {
   readonly reward: number;
   readonly kind: RewardKind;
 }
 
 /**
+ * Reward of a reply; the formula is in the file's head.
+ *
  * @param reply What `parseReply` made of the completion.
  * @param expert The expert's action, in any spelling; compared in canonical form.
  * @param admissible Actions of the state; null where the environment cannot say, and then nothing is `admissible`.

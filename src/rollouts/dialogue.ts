@@ -24,6 +24,7 @@ export const promptSchema = z.strictObject({
   indexAnswers: z.boolean().default(false).describe("verdicts name the number of an action instead of its text"),
   system: z.string().nullable().default(null).describe("system message before every prompt"),
 });
+/** See {@link promptSchema}. */
 export type PromptSettings = z.infer<typeof promptSchema>;
 
 /** Prompts, targets and texts of one model. Immutable; calls may run side by side. */

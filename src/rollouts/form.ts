@@ -13,6 +13,7 @@ import { Transcript } from "../tokens/transcript.js";
 import type { Dialogue } from "./dialogue.js";
 
 export const formNames = ["per-step", "transcript"] as const;
+/** How a policy is shown an episode; see the file's head. */
 export type FormName = (typeof formNames)[number];
 
 /** What one episode shows its policy. Made anew for every episode. */

@@ -19,6 +19,7 @@ export interface EpisodeRequest {
   readonly taskId: string;
 }
 
+/** Settings of a rollout, on top of those of every episode. */
 export interface RolloutOptions extends PlayOptions {
   readonly provider: EnvironmentProvider;
   /** Episodes side by side, >= 1. */

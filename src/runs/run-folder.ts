@@ -27,6 +27,7 @@ const statusSchema = z.strictObject({
   /** Code and message of what ended the last session; null where nothing did. */
   error: z.strictObject({ code: z.string(), message: z.string() }).nullable(),
 });
+/** The content of `run.json`. */
 export type RunStatus = z.infer<typeof statusSchema>;
 
 /** A run folder this process holds the lock of. Give it back with {@link RunFolder.close}. */

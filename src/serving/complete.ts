@@ -1,6 +1,7 @@
 /**
  * Answers one job: finds its prompts, samples under the gate, records what belongs to an episode.
  */
+import { setMaxListeners } from "node:events";
 import type { Completion, Policy } from "../engine/policy.js";
 import { deriveSeed } from "../rollouts/random.js";
 import type { ChatTemplate } from "../tokens/chat-template.js";
@@ -89,6 +90,7 @@ export async function completeJob(
   // One prompt's failure must not leave the others running for nobody.
   const controller = new AbortController();
   const shared = AbortSignal.any([signal, controller.signal]);
+  setMaxListeners(planned.requests.length + 1, shared);
   try {
     const sampled = await context.gate.sample(async () => {
       const all = await Promise.allSettled(

@@ -5,6 +5,7 @@
  * prompt and all tokens so far, whose keys the engine still has. Random numbers depend on (seed, stream, position)
  * alone, so the slices give the tokens that one call would have given.
  */
+import { setMaxListeners } from "node:events";
 import type { Completion, GenerateRequest, Policy } from "../engine/policy.js";
 import { ApiError } from "./api-error.js";
 import type { CompletionText, StopText } from "./stop-text.js";
@@ -61,6 +62,7 @@ export async function sampleCompletions(
   // One completion's failure must not leave the others running for nobody.
   const controller = new AbortController();
   const shared = AbortSignal.any([signal, controller.signal]);
+  setMaxListeners(request.count + 1, shared);
   const sampling = Array.from({ length: request.count }, async (_, index) => {
     try {
       const stream = request.stream + BigInt(index);

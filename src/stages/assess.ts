@@ -27,14 +27,17 @@ import { candidatesOf, readVerdict } from "./verdict.js";
 
 export const JUDGMENTS_FILE = "judgments.jsonl";
 
+/** Keys of the stage `assess`. */
 export const assessSchema = z.strictObject({
   limit: z.number().int().min(1).nullable().default(null).describe("pairs asked, a seeded choice; null: all"),
   sampling: samplingSchema.prefault({ temperature: 0 }).describe("how verdicts are sampled"),
   concurrency: z.number().int().min(1).default(32).describe("pairs at work at once"),
   seed: seedSchema,
 });
+/** Options of {@link assess}. */
 export type AssessOptions = z.infer<typeof assessSchema>;
 
+/** What {@link assess} wrote and found. */
 export interface AssessResult {
   readonly file: string;
   readonly result: JudgmentResult;
@@ -42,7 +45,11 @@ export interface AssessResult {
   readonly promptTooLong: number;
 }
 
-/** @throws ActError `STAGE_NO_DATA`; those of reading the file and of the policy. */
+/**
+ * Asks a model for its verdict on every pair of a file, in both orders.
+ *
+ * @throws ActError `STAGE_NO_DATA`; those of reading the file and of the policy.
+ */
 export async function assess(
   agent: Agent,
   model: ModelIdentity,

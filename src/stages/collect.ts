@@ -28,6 +28,7 @@ export const historyLength = z
   .default(null)
   .describe("past decisions kept in each record; null: all");
 
+/** Keys of the stage `collect`. */
 export const collectSchema = z.strictObject({
   panel: z.string().describe("panel whose tasks are played"),
   offset: z.number().int().min(0).default(0).describe("tasks of the panel that are skipped"),
@@ -43,6 +44,7 @@ export const collectSchema = z.strictObject({
     .describe("milliseconds a call of the environment may take; null: no limit"),
   retries: z.number().int().min(0).default(2).describe("new attempts after a retryable fault of the environment"),
 });
+/** Options of {@link collect}. */
 export type CollectOptions = z.infer<typeof collectSchema>;
 
 /** What became of the tasks. */

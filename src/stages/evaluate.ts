@@ -29,6 +29,7 @@ import {
 } from "./stage.js";
 import type { Agent } from "./trainable.js";
 
+/** Keys of the stage `evaluate`. */
 export const evaluateSchema = z.strictObject({
   ...playShape,
   panels: z
@@ -41,6 +42,7 @@ export const evaluateSchema = z.strictObject({
   examples: z.number().int().min(0).default(4).describe("episodes of each panel kept in full for readers"),
   seed: seedSchema,
 });
+/** Options of {@link evaluate}. */
 export type EvaluateOptions = z.infer<typeof evaluateSchema>;
 
 /** An episode in words, for readers. */
@@ -57,6 +59,7 @@ export interface ExampleEpisode {
   readonly final_observation: string;
 }
 
+/** What {@link evaluate} wrote and found. */
 export interface EvaluateResult {
   /** By the names of `panels`. */
   readonly panels: Readonly<Record<string, { readonly file: string; readonly result: PanelResult }>>;
@@ -67,7 +70,11 @@ interface PlayedEpisode {
   readonly example: ExampleEpisode | null;
 }
 
-/** @throws ActError `STAGE_NO_DATA`; EnvironmentError for an unknown panel; the policy's errors; abort reasons. */
+/**
+ * Plays every task of the panels.
+ *
+ * @throws ActError `STAGE_NO_DATA`; EnvironmentError for an unknown panel; the policy's errors; abort reasons.
+ */
 export async function evaluate(
   agent: Agent,
   model: ModelIdentity,

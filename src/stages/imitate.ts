@@ -17,6 +17,7 @@ import type { StageContext } from "./stage.js";
 import { adamw, type TrainableAgent } from "./trainable.js";
 import { abortSchema, assertFinite, runTrainingLoop, type StepResult, type TrainingResult } from "./training-loop.js";
 
+/** Keys of the stage `imitate`. */
 export const imitateSchema = z.strictObject({
   ...optimizingShape,
   batch: z.number().int().min(1).default(16).describe("states of an optimizer step"),
@@ -33,6 +34,7 @@ export const imitateSchema = z.strictObject({
     .default("token-mean")
     .describe("how token losses become one number"),
 });
+/** Options of {@link imitate}. */
 export type ImitateOptions = z.infer<typeof imitateSchema>;
 
 const stateSchema = z.strictObject({ cursor: z.number().int().nonnegative() });

@@ -11,14 +11,17 @@ import { EXPERT_FILE, expertRecordsOf, historyLength, noData } from "./collect.j
 import { importFormats, readEpisodes } from "./import-formats.js";
 import type { StageContext } from "./stage.js";
 
+/** Keys of the stage `import`. */
 export const importSchema = z.strictObject({
   file: z.string().min(1).describe("file of recorded episodes"),
   format: z.enum(importFormats).default("trajectory").describe("shape of the file"),
   history: historyLength,
   successOnly: z.boolean().default(true).describe("leave out episodes that are known to have failed"),
 });
+/** Options of {@link importExperts}. */
 export type ImportOptions = z.infer<typeof importSchema>;
 
+/** What {@link importExperts} wrote. */
 export interface ImportResult {
   readonly file: string;
   readonly episodes: number;
@@ -27,7 +30,11 @@ export interface ImportResult {
   readonly states: number;
 }
 
-/** @throws ActError `STAGE_NO_DATA` when nothing is left; those of reading the file. */
+/**
+ * Turns the episodes of a file into `expert.jsonl`.
+ *
+ * @throws ActError `STAGE_NO_DATA` when nothing is left; those of reading the file.
+ */
 export async function importExperts(options: ImportOptions, context: StageContext): Promise<ImportResult> {
   await withFileErrors("making", context.folder, () => mkdir(context.folder, { recursive: true }));
   const trajectories: Trajectory[] = [];

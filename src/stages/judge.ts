@@ -29,6 +29,7 @@ import type { TrainableAgent } from "./trainable.js";
 import { runTrainingLoop, type StepResult, type TrainingResult } from "./training-loop.js";
 import { agreement, candidatesOf, readVerdict, type Verdict, verdictShares } from "./verdict.js";
 
+/** Keys of the stage `judge`. */
 export const judgeSchema = z.strictObject({
   ...trainingShape,
   objective: objectiveSettingsSchema.prefault({ name: "grpo" }).describe("what is optimized"),
@@ -47,6 +48,7 @@ export const judgeSchema = z.strictObject({
     .describe("steps between probes of position bias and swap consistency without reasoning; 0: never"),
   maxAttempts: z.number().int().min(1).default(4).describe("rounds of dynamic sampling at most"),
 });
+/** Options of {@link judge}. */
 export type JudgeOptions = z.infer<typeof judgeSchema>;
 
 const stateSchema = z.strictObject({

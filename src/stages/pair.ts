@@ -31,6 +31,7 @@ import type { Agent } from "./trainable.js";
 
 export const PAIRS_FILE = "pairs.jsonl";
 
+/** Keys of the stage `pair`. */
 export const pairSchema = z.strictObject({
   draws: z.number().int().min(1).max(1024).default(4).describe("completions sampled at each state"),
   pairsPerState: z.number().int().min(1).default(1).describe("pairs kept of a state at most"),
@@ -40,6 +41,7 @@ export const pairSchema = z.strictObject({
   concurrency: z.number().int().min(1).default(32).describe("states at work at once"),
   seed: seedSchema,
 });
+/** Options of {@link pair}. */
 export type PairOptions = z.infer<typeof pairSchema>;
 
 /** Why states left no pair, and how many pairs there are. */

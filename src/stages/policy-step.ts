@@ -17,6 +17,7 @@ export interface Reference {
   readonly adapters: boolean;
 }
 
+/** What one optimizer step works on. */
 export interface PolicyStepOptions {
   readonly agent: TrainableAgent;
   readonly groups: readonly SampleGroup[];
@@ -29,6 +30,7 @@ export interface PolicyStepOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** Figures of one optimizer step by name. */
 export interface PolicyStepResult {
   readonly metrics: MetricValues;
   readonly timing: MetricValues;

@@ -60,6 +60,7 @@ export const playShape = {
   retries: z.number().int().min(0).default(2).describe("new attempts after a retryable fault of the environment"),
 };
 
+/** Keys of the stage `reinforce` in its whole-episode form. */
 export const reinforceEpisodesSchema = z.strictObject({
   form: z.literal("episodes").describe("play whole episodes"),
   ...trainingShape,
@@ -81,6 +82,7 @@ export const reinforceEpisodesSchema = z.strictObject({
   maxAttempts: z.number().int().min(1).default(4).describe("rounds of dynamic sampling at most"),
   horizon: horizonSchema.nullable().default(null).describe("step limit that grows over training; null: `stepLimit`"),
 });
+/** Options of {@link reinforceEpisodes}. */
 export type ReinforceEpisodesOptions = z.infer<typeof reinforceEpisodesSchema>;
 
 const stateSchema = z.strictObject({ cursor: z.number().int().nonnegative() });

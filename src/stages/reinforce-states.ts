@@ -24,6 +24,7 @@ import { type StageContext, samplingOptions } from "./stage.js";
 import type { TrainableAgent } from "./trainable.js";
 import { runTrainingLoop, type StepResult, type TrainingResult } from "./training-loop.js";
 
+/** Keys of the stage `reinforce` in its single-step form. */
 export const reinforceStatesSchema = z.strictObject({
   form: z.literal("states").default("states").describe("act once at each expert state"),
   ...trainingShape,
@@ -33,6 +34,7 @@ export const reinforceStatesSchema = z.strictObject({
   batch: z.number().int().min(1).default(16).describe("states of an optimizer step"),
   maxAttempts: z.number().int().min(1).default(4).describe("rounds of dynamic sampling at most"),
 });
+/** Options of {@link reinforceStates}. */
 export type ReinforceStatesOptions = z.infer<typeof reinforceStatesSchema>;
 
 const stateSchema = z.strictObject({ cursor: z.number().int().nonnegative() });

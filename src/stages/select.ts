@@ -10,6 +10,7 @@ import { deriveSeed, permutation } from "../rollouts/random.js";
 import { EXPERT_FILE, noData } from "./collect.js";
 import type { StageContext } from "./stage.js";
 
+/** Keys of the stage `select`. */
 export const selectSchema = z.strictObject({
   order: z
     .enum(["file", "shuffled"])
@@ -18,8 +19,10 @@ export const selectSchema = z.strictObject({
   offset: z.number().int().min(0).default(0).describe("tasks skipped"),
   tasks: z.number().int().min(1).nullable().default(null).describe("tasks taken; null: all that are left"),
 });
+/** Options of {@link select}. */
 export type SelectOptions = z.infer<typeof selectSchema>;
 
+/** What {@link select} wrote. */
 export interface SelectResult {
   readonly file: string;
   readonly tasks: number;
@@ -29,7 +32,11 @@ export interface SelectResult {
 /** The shuffled order is one and the same for every selection from a file, so that slices never overlap. */
 const SHUFFLE_SEED = deriveSeed(0, "select");
 
-/** @throws ActError `STAGE_NO_DATA` when no task is left; those of reading the file. */
+/**
+ * Writes the chosen tasks of an expert file to another.
+ *
+ * @throws ActError `STAGE_NO_DATA` when no task is left; those of reading the file.
+ */
 export async function select(expertFile: string, options: SelectOptions, context: StageContext): Promise<SelectResult> {
   await withFileErrors("making", context.folder, () => mkdir(context.folder, { recursive: true }));
   const { header, records } = await readRecords(expertFile, "expert");

@@ -73,6 +73,7 @@ export interface TrainingLoop<S> {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** What a training stage leaves. */
 export interface TrainingResult {
   /** Folder of the trained model. */
   readonly model: string;

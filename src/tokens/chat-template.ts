@@ -8,11 +8,13 @@ import { isObject, malformed, readModelJson, readModelText } from "./files.js";
 import { strftime } from "./strftime.js";
 import type { Tokenizer } from "./tokenizer.js";
 
+/** One message of a conversation. */
 export interface ChatMessage {
   readonly role: "system" | "user" | "assistant" | "tool";
   readonly content: string;
 }
 
+/** How a chat template is chosen and rendered. */
 export interface ChatTemplateOptions {
   /** Which of several named templates. Default `default`. */
   readonly name?: string;

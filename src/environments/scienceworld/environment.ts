@@ -35,8 +35,8 @@ interface Episode {
 
 /** An observation that asks which of several actions was meant, and takes only one of the numbers it lists. */
 const AMBIGUOUS = "Ambiguous request:";
-/** An observation of an action that no rule of the grammar reads. */
-const NOT_UNDERSTOOD = "No known action matches that input.";
+/** How observations of input begin that no rule of the grammar reads. */
+const NOT_UNDERSTOOD = ["No known action matches that input.", "Unknown action."];
 
 export class ScienceWorldEnvironment implements Environment {
   readonly #pool: SimulatorPool<Simulator>;
@@ -112,7 +112,7 @@ export class ScienceWorldEnvironment implements Environment {
       success: points === 100,
       terminated,
       truncated,
-      accepted: outcome.observation !== NOT_UNDERSTOOD && !outcome.observation.startsWith(AMBIGUOUS),
+      accepted: ![...NOT_UNDERSTOOD, AMBIGUOUS].some((start) => outcome.observation.startsWith(start)),
     };
   }
 
