@@ -2,9 +2,7 @@
  * Our side of `npm run bench`: builds a randomly initialized model of the shape, warms up, prints {"ready":true}, and
  * does one timed repetition for every line read, through the public API only. See run.mjs.
  */
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
 import { buildPolicyBatch, Engine, objectives } from "../dist/index.js";
@@ -124,28 +122,21 @@ const makeWorkload = {
 const peakResident = () => process.resourceUsage().maxRSS * 1024;
 
 const training = workload === "train" || workload === "grpo";
-const folder = mkdtempSync(join(tmpdir(), "act-bench-"));
-writeFileSync(join(folder, "config.json"), JSON.stringify(config));
-try {
-  const engine = await Engine.create(folder, {
-    seed: 0,
-    dtype: flags.dtype,
-    threads: Number(flags.threads),
-    training,
-    maxSequences: 32,
-    cacheTokens: 32 * 128,
-    maxBatchTokens: workload === "grpo" ? 1024 : 2048,
-  });
-  const run = makeWorkload[workload](engine);
+const engine = await Engine.create(config, 0, {
+  dtype: flags.dtype,
+  threads: Number(flags.threads),
+  training,
+  maxSequences: 32,
+  cacheTokens: 32 * 128,
+  maxBatchTokens: workload === "grpo" ? 1024 : 2048,
+});
+const run = makeWorkload[workload](engine);
+await run();
+console.log(JSON.stringify({ ready: true, device: engine.device, plan: engine.plan }));
+for await (const _ of createInterface({ input: process.stdin })) {
+  const begun = performance.now();
   await run();
-  console.log(JSON.stringify({ ready: true, device: engine.device, plan: engine.plan }));
-  for await (const _ of createInterface({ input: process.stdin })) {
-    const begun = performance.now();
-    await run();
-    console.log(JSON.stringify({ seconds: (performance.now() - begun) / 1000 }));
-  }
-  console.log(JSON.stringify({ peak_rss_bytes: peakResident(), engine_peak_bytes: engine.stats().bytesPeak }));
-  await engine.dispose();
-} finally {
-  rmSync(folder, { recursive: true, force: true });
+  console.log(JSON.stringify({ seconds: (performance.now() - begun) / 1000 }));
 }
+console.log(JSON.stringify({ peak_rss_bytes: peakResident(), engine_peak_bytes: engine.stats().bytesPeak }));
+await engine.dispose();
