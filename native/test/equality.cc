@@ -79,7 +79,8 @@ void add_product_checks(std::vector<Check>& checks, Isa isa, DType dtype) {
                       expect_same_bits(dw.read("dw"), whole, "dw");
                     }});
   checks.push_back({"equal accumulating as one longer chain" + tail, [=] {
-                      // y += x2 W2^T after y = x1 W1^T is the chain of the concatenated inner index.
+                      // y += x2 W2^T after y = x1 W1^T is the product of the concatenated inner index, where fp32 is cut at
+                      // a multiple of 64.
                       const LayerData data;
                       auto b = make_cpu_backend(2, isa);
                       auto columns = [](const Tensor& t, int64_t first, int64_t count) {
@@ -91,7 +92,7 @@ void add_product_checks(std::vector<Check>& checks, Isa isa, DType dtype) {
                       };
                       const Tensor whole = layer(*b, data.x, data.w, data.dy, dtype)[0];
                       const OnDevice y(*b, data.x.rows, data.w.rows);
-                      for (const auto& [first, count] : {std::pair{0, 400}, {400, 401}}) {
+                      for (const auto& [first, count] : {std::pair{0, 384}, {384, 417}}) {
                         const auto w = make_weight(*b, columns(data.w, first, count), dtype);
                         const OnDevice x(*b, columns(data.x, first, count));
                         b->linear(y, first > 0, x, *w, {});
@@ -123,7 +124,7 @@ void equality_checks(std::vector<Check>& checks) {
   }
   for (const Isa isa : available_isas()) {
     checks.push_back({"equal fp32 chains written out " + isa_name(isa), [=] {
-                        // The contract to the letter: fma over ascending k, whatever the blocks.
+                        // The contract to the letter: chains of 64 fused multiply-adds over ascending k, whatever the blocks.
                         if (isa == Isa::portable) return;  // no fused multiply-add to compare with
                         Rng rng(3);
                         const Tensor x = random(rng, "x", 3, 1000), w = random(rng, "w", 5, 1000);
@@ -135,7 +136,13 @@ void equality_checks(std::vector<Check>& checks) {
                         for (size_t t = 0; t < 3; t++) {
                           for (size_t n = 0; n < 5; n++) {
                             float sum = 0;
-                            for (size_t k = 0; k < 1000; k++) sum = std::fma(x.values[t * 1000 + k], w.values[n * 1000 + k], sum);
+                            for (size_t first = 0; first < 1000; first += 64) {
+                              float chain = 0;
+                              for (size_t k = first; k < std::min<size_t>(first + 64, 1000); k++) {
+                                chain = std::fma(x.values[t * 1000 + k], w.values[n * 1000 + k], chain);
+                              }
+                              sum += chain;
+                            }
                             want.values[t * 5 + n] = sum;
                           }
                         }

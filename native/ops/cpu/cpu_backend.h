@@ -58,6 +58,7 @@ struct Product {
   float* c;
   int64_t m, n, k;
   bool accumulate;
+  bool one_chain;     // continues from C in one chain (gradients of weights), instead of adding chains of 64 units
   const float* bias;  // [n] or null
   bool bf16;
   PackSource a;

@@ -1,8 +1,8 @@
 // Matrix products: the three products of a linear layer as one driver.
 //
 // C[M, N] = A[M, K] B[K, N]. A is packed in panels of up to 8 rows, B in panels of up to 48 columns, both in blocks of
-// the inner index; tasks are rectangles of C. Nothing of this changes a bit of the result: each element of C is one chain
-// over ascending inner indices that continues from memory between blocks (kernels/gemm.cc).
+// the inner index; tasks are rectangles of C. Nothing of this changes a bit of the result: each element of C is a sum over
+// ascending inner indices that continues from memory between blocks (kernels/gemm.cc), and chains end where blocks do.
 #include <algorithm>
 
 #include "cpu_backend.h"
@@ -12,6 +12,8 @@ namespace {
 
 /// Units of the inner index per block: a panel of A stays in the first-level cache, a block of B panels in the second.
 constexpr int64_t kInnerBlock = 384;
+/// Inner indices of a chain of an fp32 product (ops.h).
+constexpr int64_t kChain = 64;
 /// Packed operands of one round stay in the last-level cache.
 constexpr int64_t kLeftUnits = 2 << 20, kRightUnits = 2 << 20;
 constexpr int64_t kTilesPerTask = 16, kPanelsPerTask = 8;
@@ -21,7 +23,7 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 /// Equal blocks of at most kInnerBlock units.
 int64_t inner_block(int64_t units) {
   const int64_t blocks = std::max<int64_t>(1, ceil_div(units, kInnerBlock));
-  return ceil_div(ceil_div(units, blocks), 8) * 8;
+  return ceil_div(ceil_div(units, blocks), kChain) * kChain;
 }
 
 /// The packed form of one operand for a range of inner indices: panels of rows (of A) or columns (of B), block after block.
@@ -160,6 +162,7 @@ void CpuBackend::multiply_block(const Product& x, int64_t row0, int64_t rows, in
           const int64_t pass = tile - tile0, r = tiles.start(tile);
           GemmTile t;
           t.units = count;
+          t.chain = x.one_chain || x.bf16 ? 0 : kChain;
           t.a = left + tiles.offset(u, count, tile);
           t.b = right + panels.offset(u, count, p);
           t.c = x.c + (row0 + r) * x.n + p * width;
@@ -229,6 +232,7 @@ void CpuBackend::linear_backward_weight(View dw, View dy, View x, DType dtype, f
   p.c = dw.as<float>();
   p.m = dy.cols, p.n = x.cols, p.k = dy.rows;
   p.accumulate = true;
+  p.one_chain = true;
   p.bf16 = dtype == DType::bf16;
   p.a = {dy.data, dy.cols, false, false, scale};
   p.b.source = {x.data, x.cols, false, false, 1};

@@ -1,5 +1,6 @@
 // The micro-kernel of every matrix product: a tile of C stays in registers while one chain of fused multiply-adds per
-// element walks the inner index in ascending order, from C's present value on. That order is the contract (ops.h).
+// element walks the inner index in ascending order. That order is the contract (ops.h): one chain from C's present value
+// on, or chains of `chain` units from zero, each added to C when it is complete.
 #include "fill.h"
 
 namespace act::cpu::ACT_ISA {
@@ -37,6 +38,69 @@ ACT_INLINE void prefetch_lines(const char*& p) {
   p += 64 * Lines;
 }
 
+/// One chain over `units` inner steps; a, b and prefetch move on.
+template <bool BF16, int R, int Lines>
+ACT_INLINE void run_chain(Accumulators<R>& acc, int64_t units, const void*& a_panel, const void*& b_panel,
+                          const char*& prefetch) {
+  if constexpr (!BF16) {
+    const float *a = static_cast<const float*>(a_panel), *b = static_cast<const float*>(b_panel);
+    for (int64_t k = 0; k < units; k++, a += R, b += kColumns) {
+      prefetch_lines<Lines>(prefetch);
+      vf y[kVectors];
+#pragma GCC unroll 3
+      for (int j = 0; j < kVectors; j++) y[j] = load(b + j * kWidth);
+      step<R>(acc, a, y);
+    }
+    a_panel = a;
+    b_panel = b;
+  } else {
+#if defined(__AVX512BF16__)
+    const uint32_t *a = static_cast<const uint32_t*>(a_panel), *b = static_cast<const uint32_t*>(b_panel);
+    for (int64_t k = 0; k < units; k++, a += R, b += kColumns) {
+      prefetch_lines<Lines>(prefetch);
+      vu y[kVectors];
+#pragma GCC unroll 3
+      for (int j = 0; j < kVectors; j++) y[j] = load_bits(b + j * kWidth);
+#pragma GCC unroll 8
+      for (int i = 0; i < R; i++) {
+        const vu x = broadcast_bits(a[i]);
+#pragma GCC unroll 3
+        for (int j = 0; j < kVectors; j++) acc.c[i][j] = _mm512_dpbf16_ps(acc.c[i][j], (__m512bh)x, (__m512bh)y[j]);
+      }
+    }
+    a_panel = a;
+    b_panel = b;
+#else
+    const float* a = static_cast<const float*>(a_panel);
+    const uint32_t* b = static_cast<const uint32_t*>(b_panel);
+    for (int64_t k = 0; k < units; k++, a += 2 * R, b += kColumns) {
+      prefetch_lines<Lines>(prefetch);
+      vf y[kVectors];
+#pragma GCC unroll 3
+      for (int j = 0; j < kVectors; j++) y[j] = (vf)(load_bits(b + j * kWidth) << 16);
+      step<R>(acc, a, y);
+#pragma GCC unroll 3
+      for (int j = 0; j < kVectors; j++) y[j] = (vf)(load_bits(b + j * kWidth) & 0xffff0000u);
+      step<R>(acc, a + R, y);
+    }
+    a_panel = a;
+    b_panel = b;
+#endif
+  }
+}
+
+template <int R>
+ACT_INLINE void add_to(Accumulators<R>& total, Accumulators<R>& acc) {
+#pragma GCC unroll 8
+  for (int i = 0; i < R; i++) {
+#pragma GCC unroll 3
+    for (int j = 0; j < kVectors; j++) {
+      total.c[i][j] = total.c[i][j] + acc.c[i][j];
+      acc.c[i][j] = zero();
+    }
+  }
+}
+
 template <bool BF16, int R, int Lines>
 ACT_INLINE void run_tile(const GemmTile& t) {
   Accumulators<R> acc;
@@ -58,44 +122,21 @@ ACT_INLINE void run_tile(const GemmTile& t) {
     }
   }
   const char* prefetch = t.prefetch;
-  if constexpr (!BF16) {
-    const float *a = static_cast<const float*>(t.a), *b = static_cast<const float*>(t.b);
-    for (int64_t k = 0; k < t.units; k++, a += R, b += kColumns) {
-      prefetch_lines<Lines>(prefetch);
-      vf y[kVectors];
-#pragma GCC unroll 3
-      for (int j = 0; j < kVectors; j++) y[j] = load(b + j * kWidth);
-      step<R>(acc, a, y);
-    }
+  const void *a = t.a, *b = t.b;
+  if (t.chain == 0) {
+    run_chain<BF16, R, Lines>(acc, t.units, a, b, prefetch);
   } else {
-#if defined(__AVX512BF16__)
-    const uint32_t *a = static_cast<const uint32_t*>(t.a), *b = static_cast<const uint32_t*>(t.b);
-    for (int64_t k = 0; k < t.units; k++, a += R, b += kColumns) {
-      prefetch_lines<Lines>(prefetch);
-      vu y[kVectors];
-#pragma GCC unroll 3
-      for (int j = 0; j < kVectors; j++) y[j] = load_bits(b + j * kWidth);
+    Accumulators<R> total = acc;
 #pragma GCC unroll 8
-      for (int i = 0; i < R; i++) {
-        const vu x = broadcast_bits(a[i]);
+    for (int i = 0; i < R; i++) {
 #pragma GCC unroll 3
-        for (int j = 0; j < kVectors; j++) acc.c[i][j] = _mm512_dpbf16_ps(acc.c[i][j], (__m512bh)x, (__m512bh)y[j]);
-      }
+      for (int j = 0; j < kVectors; j++) acc.c[i][j] = zero();
     }
-#else
-    const float* a = static_cast<const float*>(t.a);
-    const uint32_t* b = static_cast<const uint32_t*>(t.b);
-    for (int64_t k = 0; k < t.units; k++, a += 2 * R, b += kColumns) {
-      prefetch_lines<Lines>(prefetch);
-      vf y[kVectors];
-#pragma GCC unroll 3
-      for (int j = 0; j < kVectors; j++) y[j] = (vf)(load_bits(b + j * kWidth) << 16);
-      step<R>(acc, a, y);
-#pragma GCC unroll 3
-      for (int j = 0; j < kVectors; j++) y[j] = (vf)(load_bits(b + j * kWidth) & 0xffff0000u);
-      step<R>(acc, a + R, y);
+    for (int64_t left = t.units; left > 0; left -= t.chain) {
+      run_chain<BF16, R, Lines>(acc, left < t.chain ? left : t.chain, a, b, prefetch);
+      add_to<R>(total, acc);
     }
-#endif
+    acc = total;
   }
 #pragma GCC unroll 8
   for (int i = 0; i < R; i++) {

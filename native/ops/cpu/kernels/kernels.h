@@ -12,6 +12,7 @@ namespace act::cpu {
 /// A unit is one inner index of an fp32 product, or an ascending pair of them of a bf16 product.
 struct GemmTile {
   int64_t units;
+  int64_t chain;        // units that make a chain of their own, started from zero; 0: one chain from init
   const void* a;        // packed panel of exactly `rows` rows
   const void* b;        // packed panel of `gemm_columns` columns
   const float* init;    // null: zeros
