@@ -45,6 +45,10 @@ const COMMANDS: Readonly<Record<string, Entry>> = {
     summary: "log-probs of texts, one JSON object a line",
     load: async () => (await import("./commands/lines.js")).registerScore,
   },
+  serve: {
+    summary: "serve a model over HTTP, and train it on what agents play through it",
+    load: async () => (await import("./commands/serve.js")).registerServe,
+  },
   replay: {
     summary: "play recorded episodes against an environment and compare",
     load: async () => (await import("./commands/replay.js")).registerReplay,

@@ -42,7 +42,7 @@ const milliseconds = z
 export const serveSchema = z.strictObject({
   host: z.string().min(1).default("127.0.0.1").describe("address to listen on"),
   port: z.number().int().min(0).max(65535).default(0).describe("port to listen on; 0: any free one"),
-  model: z.string().min(1).default("act").describe("name of the model in requests and answers"),
+  modelName: z.string().min(1).default("act").describe("name of the model in requests and answers"),
   apiKey: z.string().min(1).nullable().default(null).describe("key that clients must send; null: none"),
   maxNewTokens: z.number().int().min(1).default(512).describe("longest completion where a request sets no limit"),
   sliceTokens: z
@@ -148,7 +148,7 @@ class Endpoint {
     const model: Handler = (_, response) => sendJson(response, 200, this.#model());
     this.#routes = {
       "/v1/models": { GET: (_, response) => sendJson(response, 200, { object: "list", data: [this.#model()] }) },
-      [`/v1/models/${encodeURIComponent(settings.model)}`]: { GET: model },
+      [`/v1/models/${encodeURIComponent(settings.modelName)}`]: { GET: model },
       "/v1/chat/completions": {
         POST: async (request, response) => {
           const body = parseRequest(chatRequestSchema, await this.#body(request));
@@ -207,11 +207,11 @@ class Endpoint {
   }
 
   async #complete(job: CompletionJob, request: IncomingMessage, response: ServerResponse): Promise<void> {
-    const { model, maxRequests, requestTimeout } = this.#settings;
-    if (job.model !== null && job.model !== model)
+    const { modelName, maxRequests, requestTimeout } = this.#settings;
+    if (job.model !== null && job.model !== modelName)
       throw new ApiError(404, "model_not_found", `There is no model ${JSON.stringify(job.model)}.`, {
         param: "model",
-        hint: `This server has ${JSON.stringify(model)}.`,
+        hint: `This server has ${JSON.stringify(modelName)}.`,
       });
     if (this.#running.size >= maxRequests)
       throw new ApiError(429, "too_many_requests", `${maxRequests} requests are being answered already.`);
@@ -238,7 +238,7 @@ class Endpoint {
   async #sample(job: CompletionJob, response: ServerResponse, signal: AbortSignal): Promise<void> {
     const context = this.#context;
     const planned = await planJob(context, job);
-    const answer = new Answer(job, planned, context.chat.tokenizer, this.#settings.model);
+    const answer = new Answer(job, planned, context.chat.tokenizer, this.#settings.modelName);
     if (!job.stream) {
       const choices = await completeJob(context, job, planned, signal, null);
       sendJson(response, 200, await answer.whole(choices));
@@ -272,7 +272,7 @@ class Endpoint {
   #model(): Readonly<Record<string, unknown>> {
     const { policy } = this.#context;
     return {
-      id: this.#settings.model,
+      id: this.#settings.modelName,
       object: "model",
       created: this.#started,
       owned_by: "act-trainer",

@@ -392,7 +392,7 @@ describe("limits", () => {
 
 describe("the server", () => {
   it("names its model", async () => {
-    const { server, policy } = await start("ok", { model: "org/mine" });
+    const { server, policy } = await start("ok", { modelName: "org/mine" });
     policy.weightVersion = 5;
     const { body } = await get(server, "/v1/models");
     expect(body).toMatchObject({
