@@ -1,7 +1,7 @@
 /**
  * Options of an engine: checked, defaults filled in from the model, turned into what the native boundary takes.
  */
-import { availableParallelism } from "node:os";
+import { availableParallelism, totalmem } from "node:os";
 import { z } from "zod";
 import { EngineError } from "./errors.js";
 import type { NativeEngineOptions, NativeModelConfig } from "./native.js";
@@ -29,7 +29,10 @@ export const loraSchema = z.strictObject({
 
 export const engineOptionsSchema = z.strictObject({
   dtype: z.enum(["fp32", "bf16"]).optional().describe("dtype of the weights; default: the model folder's"),
-  device: z.enum(["cpu", "reference"]).default("cpu").describe("where to compute; reference is slow and for tests"),
+  device: z
+    .enum(["cpu", "cuda", "reference", "emulated"])
+    .default("cpu")
+    .describe("where to compute; reference and emulated (a GPU in host memory) are slow and for tests"),
   instructionSet: z
     .enum(["auto", "portable", "avx2", "avx512", "avx512bf16"])
     .default("auto")
@@ -41,7 +44,12 @@ export const engineOptionsSchema = z.strictObject({
   maxSequences: z.number().int().min(1).default(32).describe("sequences sampled side by side at most"),
   cacheTokens: z.number().int().min(1).optional().describe("tokens the key-value cache of sampling holds"),
   maxBatchTokens: z.number().int().min(2).optional().describe("tokens of one forward pass at most"),
-  memoryLimit: z.number().int().min(0).default(0).describe("bytes the engine may allocate; 0: no limit"),
+  memoryLimit: z
+    .number()
+    .int()
+    .min(0)
+    .optional()
+    .describe("bytes the engine may allocate; default: the machine's memory, 0: no limit"),
   tokenBytes: z
     .strictObject({ bytes: z.instanceof(Uint8Array), offsets: z.instanceof(Uint32Array) })
     .nullable()
@@ -80,9 +88,18 @@ export function nativeEngineOptions(
     maxSequences: options.maxSequences,
     cacheTokens: options.cacheTokens ?? Math.min(everything, affordable),
     maxBatchTokens: options.maxBatchTokens ?? (model.hiddenSize <= 512 ? 2048 : 1024),
-    memoryLimit: options.memoryLimit,
+    memoryLimit: options.memoryLimit ?? machineMemory(),
     tokenBytes: options.tokenBytes === null ? null : padTokenBytes(options.tokenBytes, model.vocabSize),
   };
+}
+
+/**
+ * Bytes this process can hope for. Operating systems promise more than they have: a plan beyond it would not fail when it
+ * allocates, but end the process when it computes.
+ */
+function machineMemory(): number {
+  const allowed = process.constrainedMemory();
+  return allowed > 0 ? Math.min(allowed, totalmem()) : totalmem();
 }
 
 /** Embeddings may have more rows than the tokenizer has tokens; the rows beyond stand for nothing. */

@@ -191,6 +191,8 @@ describe("the memory plan", () => {
     });
     const engine = await tinyEngine({ memoryLimit: plan.total });
     await engine.dispose();
+    // Left out it is the machine's memory.
+    await expect(tinyEngine({ cacheTokens: 2 ** 31 - 16 })).rejects.toMatchObject({ code: "MEMORY_PLAN" });
   });
 });
 
