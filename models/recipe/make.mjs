@@ -18,7 +18,7 @@ import { episodeSamples } from "./corpus.mjs";
 
 const { values: flags, positionals } = parseArgs({
   allowPositionals: true,
-  options: { steps: { type: "string", default: "1400" }, threads: { type: "string", default: "2" } },
+  options: { steps: { type: "string", default: "1700" }, threads: { type: "string", default: "2" } },
 });
 const out = positionals[0];
 if (out === undefined) {
@@ -28,10 +28,11 @@ if (out === undefined) {
 
 const SEED = 1;
 const STEPS = Number(flags.steps);
-const EPISODES_PER_STEP = 5;
+const EPISODES_PER_STEP = 4;
 const PEAK_LEARNING_RATE = 3e-3;
 const WARMUP_STEPS = 60;
 const CONTEXT = 2048;
+const TEXT_WEIGHT = 0.5;
 
 const special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
 const added = ["<think>", "</think>", "<action>", "</action>"];
@@ -102,30 +103,53 @@ function writeFolder() {
   return config;
 }
 
-/** Samples of some episodes as a forest whose loss is the mean cross-entropy over reply tokens. */
+/**
+ * Some episodes as a forest. The loss is the mean cross-entropy of the replies, plus that of the episodes' own texts at
+ * `TEXT_WEIGHT`: predicting observations is what teaches so small a model to copy names.
+ */
 async function makeBatch(step, tokenizer, template) {
   const builder = new ForestBuilder({ maxTreeTokens: CONTEXT });
   const replies = [];
-  for (let e = 0; e < EPISODES_PER_STEP; e++)
+  const texts = [];
+  for (let e = 0; e < EPISODES_PER_STEP; e++) {
+    let longest = null;
     for (const sample of episodeSamples(`train/${step * EPISODES_PER_STEP + e}`)) {
-      const prompt = await template.encode([{ role: "user", content: sample.prompt }], { addGenerationPrompt: true });
+      const prompt = await template.encode([{ role: "user", content: sample.prompt }]);
       const reply = await tokenizer.encode(`${sample.reply}<|im_end|>`);
       const tokens = Int32Array.from([...prompt, ...reply]);
       // Longer than the context: the episode wandered; what it would teach is taught elsewhere.
       if (tokens.length > CONTEXT) continue;
-      replies.push({ handle: builder.add(tokens.subarray(0, -1)), tokens, start: prompt.length });
+      const handle = builder.add(tokens.subarray(0, -1));
+      replies.push({ handle, tokens, start: prompt.length, end: tokens.length });
+      if (longest === null || prompt.length > longest.end) longest = { handle, tokens, start: 1, end: prompt.length };
     }
-  const built = builder.build();
-  const count = replies.reduce((n, { tokens, start }) => n + tokens.length - start, 0);
-  const rows = new Int32Array(count);
-  const targets = new Int32Array(count);
-  let at = 0;
-  for (const { handle, tokens, start } of replies) {
-    rows.set(built.indices(handle, start - 1), at);
-    targets.set(tokens.subarray(start), at);
-    at += tokens.length - start;
+    if (longest !== null) texts.push(longest);
   }
-  return { built, rows: { rows, targets, ceWeight: new Float32Array(count).fill(1 / count) } };
+  const built = builder.build();
+  const count = (spans) => spans.reduce((n, { start, end }) => n + end - start, 0);
+  const weights = { replies: 1 / count(replies), texts: TEXT_WEIGHT / count(texts) };
+  const rows = new Int32Array(count(replies) + count(texts));
+  const targets = new Int32Array(rows.length);
+  const ceWeight = new Float32Array(rows.length);
+  let at = 0;
+  for (const [spans, weight] of [
+    [replies, weights.replies],
+    [texts, weights.texts],
+  ])
+    for (const { handle, tokens, start, end } of spans) {
+      rows.set(built.indices(handle, start - 1, end - 1), at);
+      targets.set(tokens.subarray(start, end), at);
+      ceWeight.fill(weight, at, at + end - start);
+      at += end - start;
+    }
+  return { built, replyTokens: count(replies), rows: { rows, targets, ceWeight } };
+}
+
+/** Mean cross-entropy of the replies alone, nats a token. */
+function replyLoss({ replyTokens }, logprob) {
+  let sum = 0;
+  for (let i = 0; i < replyTokens; i++) sum -= logprob[i];
+  return sum / replyTokens;
 }
 
 const learningRate = (step) =>
@@ -150,9 +174,10 @@ const begun = performance.now();
 let seen = 0;
 let next = makeBatch(0, tokenizer, template);
 for (let step = 0; step < STEPS; step++) {
-  const { built, rows } = await next;
+  const batch = await next;
+  const { built, rows } = batch;
   next = makeBatch(step + 1, tokenizer, template); // prepared while the engine works
-  const { loss } = await engine.accumulate(built.forest, rows);
+  const { logprob } = await engine.accumulate(built.forest, rows);
   const { gradNorm } = await engine.step({
     learningRate: learningRate(step),
     beta1: 0.9,
@@ -164,7 +189,7 @@ for (let step = 0; step < STEPS; step++) {
   if (step % 20 === 0 || step === STEPS - 1) {
     const seconds = (performance.now() - begun) / 1000;
     console.log(
-      `step ${step}  loss ${loss.toFixed(4)}  gradient ${gradNorm.toFixed(2)}  ${rows.rows.length} reply tokens, ${built.tokens} of ${built.flatTokens} tokens computed  ${Math.round(seen / seconds)} tokens/s  ${seconds.toFixed(0)} s`,
+      `step ${step}  reply loss ${replyLoss(batch, logprob).toFixed(4)}  gradient ${gradNorm.toFixed(2)}  ${batch.replyTokens} reply tokens, ${built.tokens} of ${built.flatTokens} tokens computed  ${Math.round(seen / seconds)} tokens/s  ${seconds.toFixed(0)} s`,
     );
   }
 }
