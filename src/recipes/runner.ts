@@ -1,11 +1,13 @@
 /**
  * Runs a recipe in a run folder: stage after stage, each skipped when it is finished under the same key.
  */
+import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { ActError } from "../errors.js";
 import { hashPath, hashValue } from "../runs/hash.js";
 import type { RunFolder } from "../runs/run-folder.js";
 import { beginStage, finishedStage, finishStage, pauseStage, type StageFile } from "../runs/stage-folder.js";
+import { CHECKPOINTS_FOLDER } from "../stages/training-loop.js";
 import { type ExecutionEnvironment, executeStage } from "./execute.js";
 import { isPerSeed, type NamedStage, type Recipe } from "./recipe.js";
 import { resolveStage, type StageInputs, stageKeyParts } from "./resolve.js";
@@ -106,6 +108,8 @@ async function runStage(
     throw cause;
   }
   const file = await finishStage(folder, done.result, done.output, (performance.now() - began) / 1000);
+  // The model is saved: what a half-done stage would need is not.
+  await rm(join(folder, CHECKPOINTS_FOLDER), { recursive: true, force: true });
   events.onStage?.({ name, seed, state: "finished", result: file.result, seconds: file.seconds });
   return { name, seed, folder, file };
 }

@@ -105,6 +105,7 @@ function checkSnippets() {
     baseUrl: root,
     paths: sourcesOfExports(),
     noUnusedLocals: false,
+    noUncheckedIndexedAccess: false,
   };
   const program = ts.createProgram(files, options);
   for (const diagnostic of ts.getPreEmitDiagnostics(program)) {

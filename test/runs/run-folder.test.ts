@@ -1,0 +1,79 @@
+import { existsSync } from "node:fs";
+import { chmod, mkdir, mkdtemp, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { beforeEach, describe, expect, it } from "vitest";
+import { RunFolder, readStatus } from "../../src/runs/run-folder.js";
+import { beginStage, finishedStage, finishStage, pauseStage, readStageFile } from "../../src/runs/stage-folder.js";
+
+let folder: string;
+beforeEach(async () => {
+  folder = join(await mkdtemp(join(tmpdir(), "act-run-")), "run");
+});
+
+describe("RunFolder", () => {
+  it("keeps configuration and status over sessions", async () => {
+    const first = await RunFolder.create(folder, "demo", { a: 1 }, false);
+    await first.update("interrupted", { code: "INTERRUPTED", message: "Stopped." });
+    await first.close();
+    expect(await readStatus(folder)).toMatchObject({ status: "interrupted", error: { code: "INTERRUPTED" } });
+    const { seconds } = await readStatus(folder);
+    const second = await RunFolder.open(folder);
+    expect(await second.readConfig()).toEqual({ a: 1 });
+    expect(second.status).toMatchObject({ status: "running", error: null });
+    expect(second.seconds).toBeGreaterThan(seconds);
+    await expect(RunFolder.open(folder)).rejects.toMatchObject({ code: "RUN_LOCKED" });
+    await second.close();
+  });
+
+  it("overwrites a run only when asked, and nothing that is no run", async () => {
+    await (await RunFolder.create(folder, "demo", {}, false)).close();
+    await mkdir(join(folder, "stages"));
+    await expect(RunFolder.create(folder, "demo", {}, false)).rejects.toMatchObject({ code: "RUN_EXISTS" });
+    await (await RunFolder.create(folder, "demo", {}, true)).close();
+    expect(existsSync(join(folder, "stages"))).toBe(false);
+    const other = await mkdtemp(join(tmpdir(), "act-other-"));
+    await writeFile(join(other, "thesis.tex"), "x");
+    await expect(RunFolder.create(other, "demo", {}, true)).rejects.toMatchObject({ code: "RUN_NOT_A_RUN" });
+    expect(existsSync(join(other, "thesis.tex"))).toBe(true);
+  });
+
+  it("says what is wrong with a folder that is no run, or a damaged one", async () => {
+    await expect(RunFolder.open(folder)).rejects.toMatchObject({ code: "RUN_NOT_FOUND" });
+    await mkdir(folder);
+    await writeFile(join(folder, "run.json"), "{");
+    await expect(RunFolder.open(folder)).rejects.toMatchObject({ code: "RUN_DAMAGED" });
+  });
+
+  it.skipIf(process.getuid?.() === 0)("names a folder that may not be written", async () => {
+    await mkdir(folder);
+    await chmod(folder, 0o500);
+    await expect(RunFolder.create(folder, "demo", {}, false)).rejects.toMatchObject({ code: "FILE_NO_PERMISSION" });
+  });
+});
+
+describe("stage folders", () => {
+  const stage = { key: "k1", kind: "collect", seed: null, config: {} };
+
+  it("keep a finished stage under its key, while its output is as it was", async () => {
+    await beginStage(folder, stage);
+    await writeFile(join(folder, "expert.jsonl"), "one\n");
+    expect(await finishedStage(folder, "k1")).toBeNull();
+    await finishStage(folder, { states: 1 }, "expert.jsonl", 2);
+    expect(await finishedStage(folder, "k1")).toMatchObject({ result: { states: 1 }, seconds: 2 });
+    expect(await finishedStage(folder, "k2")).toBeNull();
+    await writeFile(join(folder, "expert.jsonl"), "two\n");
+    expect(await finishedStage(folder, "k1")).toBeNull();
+  });
+
+  it("go on with a half-done stage of the same key and start over with another", async () => {
+    await beginStage(folder, stage);
+    await writeFile(join(folder, "partial.jsonl"), "");
+    await pauseStage(folder, 3);
+    await beginStage(folder, stage);
+    expect(existsSync(join(folder, "partial.jsonl"))).toBe(true);
+    expect((await readStageFile(folder))?.seconds).toBe(3);
+    await beginStage(folder, { ...stage, key: "k2" });
+    expect(existsSync(join(folder, "partial.jsonl"))).toBe(false);
+  });
+});
