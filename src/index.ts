@@ -76,6 +76,12 @@ export {
   rollout,
 } from "./rollouts/rollout.js";
 export { RunFolder, type RunStatus } from "./runs/run-folder.js";
+// Serving
+export type { SamplingGate } from "./serving/sampling-gate.js";
+export { serve } from "./serving/serve.js";
+export type { EpisodeCounts, EpisodeRecord, ServedEpisodes } from "./serving/served-episodes.js";
+export type { ModelServer, ServeEvents, ServeOptions } from "./serving/server.js";
+export { type ReinforceServedOptions, reinforceServed, reinforceServedSchema } from "./serving/train-served.js";
 // Stages
 export { type AssessOptions, type AssessResult, assess, assessSchema } from "./stages/assess.js";
 export { type CollectOptions, type CollectResult, collect, collectSchema, expertRecordsOf } from "./stages/collect.js";
