@@ -5,7 +5,7 @@
 import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
-import { buildPolicyBatch, Engine, objectives } from "../dist/index.js";
+import { Engine, groupOfCompletions, policyBatch, resolveObjective } from "../dist/index.js";
 
 const { values: flags, positionals } = parseArgs({
   allowPositionals: true,
@@ -84,6 +84,7 @@ const makeWorkload = {
     };
   },
   grpo(engine) {
+    const objective = resolveObjective({ name: "grpo", kl: { coefficient: 0 } });
     // The peer's prompts are 55 to 62 tokens long.
     const tokens = randomTokens(4 * 60);
     let turn = 0;
@@ -93,25 +94,16 @@ const makeWorkload = {
         tokens.subarray(i * 60, (i + 1) * 60).map((t) => 1 + ((t + turn * 7919) % (shape.vocab_size - 1))),
       );
       const groups = await Promise.all(
-        prompts.map(async (prompt, i) => ({
-          prompt,
-          completions: await engine.generate({
-            prompt,
-            count: 8,
-            maxNewTokens: 64,
-            stopTokens: [],
-            seed: turn,
-            stream: i,
-          }),
-        })),
+        prompts.map(async (prompt, i) => {
+          const request = { prompt, count: 8, maxNewTokens: 64, stopTokens: [], seed: turn, stream: BigInt(i) << 10n };
+          const sampled = await engine.generate(request);
+          // Every completion is cut at 64 tokens, on both sides; the peer trains on them as they are.
+          const completions = sampled.map((c) => ({ ...c, finishReason: "stop" }));
+          const outcomes = completions.map((c) => ({ reward: new Set(c.tokens).size, malformed: false }));
+          return groupOfCompletions(prompt, completions, outcomes);
+        }),
       );
-      const batch = buildPolicyBatch(
-        groups.map(({ prompt, completions }) => ({
-          prompt,
-          completions: completions.map((c) => ({ ...c, reward: new Set(c.tokens).size })),
-        })),
-        objectives.grpo({ klCoefficient: 0 }),
-      );
+      const batch = policyBatch(groups, objective);
       await engine.accumulate(batch.forest, batch.rows);
       await engine.step({ learningRate: 1e-6 });
     };
