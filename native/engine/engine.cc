@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "../ops/cuda/loader.h"
+
 namespace act {
 namespace {
 
@@ -40,7 +42,11 @@ Isa isa_of(const std::string& name) {
 std::unique_ptr<Backend> make_backend(const EngineOptions& options) {
   if (options.device == "reference") return make_reference_backend();
   if (options.device == "cpu") return make_cpu_backend(options.threads, isa_of(options.instruction_set));
-  throw Error("BAD_ARGUMENT", "Expected cpu or reference for `device`, got \"" + options.device + "\".");
+  if (options.device == "cuda" || options.device == "emulated") {
+    const CudaFlavor flavor = options.device == "cuda" ? CudaFlavor::gpu : CudaFlavor::emulated;
+    return make_cuda_backend(flavor, options.sizes.dtype == DType::f32 ? DType::f32 : DType::bf16);
+  }
+  throw Error("BAD_ARGUMENT", "Expected cpu, cuda or reference for `device`, got \"" + options.device + "\".");
 }
 
 Engine::Engine(EngineOptions options, std::function<void(const Started*, const Error*)> started)

@@ -26,7 +26,7 @@ namespace act {
 
 struct EngineOptions {
   EngineSizes sizes;
-  std::string device = "cpu";            // cpu, reference
+  std::string device = "cpu";            // cpu, cuda, reference; emulated (a GPU in host memory, for tests)
   std::string instruction_set = "auto";  // auto, portable, avx2, avx512, avx512bf16
   int threads = 1;
   std::optional<TokenBytes> token_bytes;

@@ -71,7 +71,11 @@ __global__ void __launch_bounds__(kThreads)
     const KeyBlock& block = blocks[tile.first_block + b];
     if (within < block.first || within > block.last || block.base >= query.keys) continue;
     const int32_t slot = block.slot[lane % 16];
+#ifdef ACT_FAULT_OFF_BY_ONE
+    const bool seen = slot >= 0 && block.base + lane % 16 <= query.keys;
+#else
     const bool seen = slot >= 0 && block.base + lane % 16 < query.keys;
+#endif
     const T* const key = pool.key(seen ? slot : block.slot[0], kv_head);
     const float score = half_dot(row, key, d, lane) * scale;
     const float new_max = fmaxf(max, warp_max(seen ? score : -INFINITY));

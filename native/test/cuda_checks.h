@@ -1,0 +1,23 @@
+// Checks of the CUDA backend beside the cases: invariance, sampling, what happens when memory runs out.
+#pragma once
+#include "harness.h"
+
+namespace act::test {
+
+/// A way to open the backend; the emulator's settings are those of the last one opened.
+struct Device {
+  std::string name;            // cuda, or the emulated way
+  bool async_early = false;
+  int seed = 0;
+  std::string library = {};    // beside the test program; empty: the real one
+  std::string bytes = {};      // the emulated device's memory; empty: unlimited
+  std::unique_ptr<Backend> open(DType activations) const;
+};
+
+/// Early and late cp.async, two orders each.
+std::vector<Device> emulated_devices();
+void cuda_checks(std::vector<Check>& checks, const Device& device);
+void engine_checks(std::vector<Check>& checks, const Device& device);
+void memory_limit_checks(std::vector<Check>& checks);
+
+}  // namespace act::test

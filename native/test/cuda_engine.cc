@@ -1,0 +1,214 @@
+// The whole engine on the device against the CPU backend: a training step and the generation of a group.
+#include <cmath>
+#include <future>
+
+#include "../engine/engine.h"
+#include "cuda_checks.h"
+
+namespace act::test {
+namespace {
+
+ModelConfig tiny_model() {
+  ModelConfig c;
+  c.vocab_size = 61, c.hidden_size = 32, c.layers = 2, c.heads = 4, c.kv_heads = 2, c.head_dim = 16;
+  c.intermediate_size = 48, c.max_positions = 128, c.norm_eps = 1e-6f, c.qk_norm = true;
+  for (int i = 0; i < c.head_dim / 2; i++) c.inv_freq.push_back(static_cast<float>(std::pow(10000.0, -2.0 * i / c.head_dim)));
+  return c;
+}
+
+/// An engine with seeded weights, and calls that wait.
+class Waiting {
+ public:
+  Waiting(const std::string& device, DType dtype, bool recompute) {
+    EngineOptions options;
+    options.device = device;
+    options.threads = 1;
+    options.sizes.model = tiny_model();
+    options.sizes.dtype = dtype;
+    options.sizes.training = true;
+    options.sizes.recompute = recompute;
+    options.sizes.max_sequences = 4;
+    options.sizes.cache_tokens = 256;
+    options.sizes.max_batch_tokens = 64;
+    std::promise<void> started;
+    engine_ = std::make_unique<Engine>(options, [&](const Engine::Started* report, const Error* error) {
+      if (error) return started.set_exception(std::make_exception_ptr(*error));
+      plan_ = report->plan;
+      started.set_value();
+    });
+    started.get_future().get();
+    run(Engine::Job::Kind::exclusive, [this](Engine::Core& core) {
+      core.model.initialize(11, 0.2);
+      engine_->weights_changed(true);
+    });
+  }
+  void run(Engine::Job::Kind kind, std::function<void(Engine::Core&)> what) {
+    std::promise<void> done;
+    engine_->submit({kind, std::move(what), [&](const Error* error) {
+                       error ? done.set_exception(std::make_exception_ptr(*error)) : done.set_value();
+                     }});
+    done.get_future().get();
+  }
+  std::vector<Completion> generate(GenerateRequest request) {
+    std::vector<Completion> all(static_cast<size_t>(request.count));
+    std::promise<void> done;
+    request.on_completion = [&](int32_t i, Completion&& c) { all[static_cast<size_t>(i)] = std::move(c); };
+    request.on_done = [&](const Error* error) { error ? done.set_exception(std::make_exception_ptr(*error)) : done.set_value(); };
+    engine_->generate(std::move(request));
+    done.get_future().get();
+    return all;
+  }
+  size_t peak() const { return engine_->stats().bytes_peak; }
+  size_t planned() const { return plan_.total(); }
+
+ private:
+  MemoryPlan plan_;
+  std::unique_ptr<Engine> engine_;
+};
+
+struct Outcome {
+  LossReport report;
+  double grad_norm = 0;
+  std::vector<float> gradients, weights;  // of all parameters, after accumulation and after the step
+  std::vector<Completion> completions;
+};
+
+constexpr int kPrompt = 19, kAnswer = 5, kGroup = 3;
+
+Outcome train_and_sample(Waiting& engine) {
+  Outcome out;
+  // A GRPO group: one prompt, three answers, every answer token a loss row.
+  std::vector<int32_t> tokens, parents{-1}, lengths{kPrompt}, rows, targets;
+  std::vector<float> advantage, old_logprob, policy_weight, clip, ce_weight;
+  for (int i = 0; i < kPrompt; i++) tokens.push_back(i * 7 % 61);
+  for (int g = 0; g < kGroup; g++) {
+    parents.push_back(0);
+    lengths.push_back(kAnswer);
+    for (int i = 0; i < kAnswer; i++) {
+      rows.push_back(static_cast<int32_t>(tokens.size()));
+      tokens.push_back((g * 13 + i * 5 + 1) % 61);
+      targets.push_back((g * 17 + i * 3 + 2) % 61);
+      advantage.push_back(g == 0 ? 1.0f : -0.5f);
+      old_logprob.push_back(-4.1f);
+      policy_weight.push_back(0.1f);
+      clip.push_back(0.9f);
+      ce_weight.push_back(0.05f);
+    }
+  }
+  const TokenForest forest{tokens, parents, lengths};
+  ForestRows r;
+  r.rows = rows, r.targets = targets, r.advantage = advantage, r.old_logprob = old_logprob, r.policy_weight = policy_weight;
+  r.clip_low = clip, r.clip_high = clip, r.ce_weight = ce_weight;
+  const auto collect = [](Engine::Core& core, TensorKind kind) {
+    std::vector<float> all;
+    for (const auto& [name, p] : core.model.parameters()) {
+      const std::vector<std::byte> bytes = core.model.read(name, kind);
+      const auto* values = reinterpret_cast<const float*>(bytes.data());
+      all.insert(all.end(), values, values + p.size());
+    }
+    return all;
+  };
+  engine.run(Engine::Job::Kind::shared, [&](Engine::Core& core) {
+    out.report = core.trainer.accumulate(forest, r);
+    out.gradients = collect(core, TensorKind::gradient);
+  });
+  GenerateRequest request;
+  request.prompt.assign(tokens.begin(), tokens.begin() + kPrompt);
+  request.count = kGroup;
+  request.max_new_tokens = kAnswer;
+  request.rule.seed = 3;
+  out.completions = engine.generate(request);
+  engine.run(Engine::Job::Kind::exclusive, [&](Engine::Core& core) {
+    out.grad_norm = core.trainer.step({.learning_rate = 1e-3, .max_grad_norm = 1}).grad_norm;
+    out.weights = collect(core, TensorKind::master);
+  });
+  return out;
+}
+
+/// Largest absolute value: what relative errors of sums with canceling terms are measured by.
+double largest(const std::vector<float>& x) {
+  double most = 0;
+  for (const float v : x) most = std::max(most, std::fabs(static_cast<double>(v)));
+  return most;
+}
+void expect_near(const std::vector<float>& got, const std::vector<float>& want, double bound, const std::string& what) {
+  expect(got.size() == want.size(), what + ": sizes differ");
+  for (size_t i = 0; i < got.size(); i++) {
+    const double error = std::fabs(static_cast<double>(got[i]) - want[i]);
+    expect(error <= bound, what + "[" + std::to_string(i) + "]: got " + std::to_string(got[i]) + ", CPU " +
+                               std::to_string(want[i]) + ", bound " + std::to_string(bound));
+  }
+}
+
+/// fp32: both backends round every operation once, in different orders. A value passes through about 2 layers of sums of
+/// at most 64 terms forward and as many backward: 2 * 2 * 2 * 64 roundings, each of at most the largest value.
+/// bf16: the CPU backend keeps activations in fp32, this one rounds them, about 12 times a layer each way: 48 half units
+/// in the last place of the largest value.
+void agrees_with_cpu(const Device& device, DType dtype, bool recompute) {
+  device.open(dtype);  // sets the emulator's way
+  Waiting cpu("cpu", dtype, recompute), gpu(device.name == "cuda" ? "cuda" : "emulated", dtype, recompute);
+  const Outcome want = train_and_sample(cpu), got = train_and_sample(gpu);
+  const double relative = dtype == DType::f32 ? 512 * kRoundoff : 48.0 / 256;
+  expect_near(got.report.logprob, want.report.logprob, relative * largest(want.report.logprob), "logprob");
+  expect_near(got.report.entropy, want.report.entropy, relative * largest(want.report.entropy), "entropy");
+  expect_near(got.gradients, want.gradients, relative * largest(want.gradients), "gradient");
+  expect(std::fabs(got.grad_norm - want.grad_norm) <= relative * want.grad_norm, "gradient norm");
+  // A first AdamW step moves a weight by the learning rate times the gradient's sign: two steps apart at most, where the
+  // gradient is no more than its error.
+  expect_near(got.weights, want.weights, 2.01e-3, "weight");
+  for (int g = 0; g < kGroup; g++) {
+    const Completion &a = got.completions[static_cast<size_t>(g)], &b = want.completions[static_cast<size_t>(g)];
+    expect(a.tokens.size() == b.tokens.size() && a.finish_reason == b.finish_reason, "completions differ in length");
+    if (dtype == DType::f32) {
+      expect(a.tokens == b.tokens, "completion " + std::to_string(g) + ": other tokens");
+      expect_near(a.logprobs, b.logprobs, relative * largest(b.logprobs), "sampled logprob");
+    }
+  }
+  expect(gpu.peak() <= gpu.planned(), "peak " + std::to_string(gpu.peak()) + " bytes, planned " + std::to_string(gpu.planned()));
+}
+
+/// What sampling reports is what scoring computes, bit for bit: sampler and trainer cut attention and products alike.
+void sampled_equals_scored(const Device& device, DType dtype) {
+  device.open(dtype);
+  Waiting engine(device.name == "cuda" ? "cuda" : "emulated", dtype, false);
+  GenerateRequest request;
+  for (int i = 0; i < kPrompt; i++) request.prompt.push_back(i * 3 % 61);
+  request.count = kGroup;
+  request.max_new_tokens = kAnswer;
+  request.rule.seed = 9;
+  const std::vector<Completion> sampled = engine.generate(request);
+  std::vector<int32_t> tokens = request.prompt, parents{-1}, lengths{kPrompt}, rows, targets;
+  std::vector<float> logprobs;
+  for (const Completion& c : sampled) {
+    parents.push_back(0);
+    lengths.push_back(static_cast<int32_t>(c.tokens.size()));
+    for (size_t i = 0; i < c.tokens.size(); i++) {
+      rows.push_back(i == 0 ? kPrompt - 1 : static_cast<int32_t>(tokens.size()) - 1);
+      targets.push_back(c.tokens[i]);
+      logprobs.push_back(c.logprobs[i]);
+      tokens.push_back(c.tokens[i]);
+    }
+  }
+  ForestRows r;
+  r.rows = rows, r.targets = targets;
+  engine.run(Engine::Job::Kind::shared, [&](Engine::Core& core) {
+    const LossReport report = core.trainer.score({tokens, parents, lengths}, r);
+    Tensor got = zeros("", 1, static_cast<int64_t>(logprobs.size())), want = got;
+    got.values = report.logprob;
+    want.values = logprobs;
+    expect_same_bits(got, want, "log-prob");
+  });
+}
+
+}  // namespace
+
+void engine_checks(std::vector<Check>& checks, const Device& device) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const std::string type = dtype == DType::f32 ? " fp32 " : " bf16 ";
+    checks.push_back({"engine agrees with the CPU" + type + device.name, [=] { agrees_with_cpu(device, dtype, false); }});
+    checks.push_back({"engine, sampled log-probs equal scored ones" + type + device.name, [=] { sampled_equals_scored(device, dtype); }});
+  }
+  checks.push_back({"engine agrees with the CPU, recompute fp32 " + device.name, [=] { agrees_with_cpu(device, DType::f32, true); }});
+}
+
+}  // namespace act::test

@@ -1,0 +1,185 @@
+// act_cuda_test [--device emulated|cuda] [NAME]    tests of the CUDA backend, those whose name contains NAME
+//
+// Every case of native/test/cases against the reference backend: fp32 within the case's own bounds, and bf16 activations
+// within bounds derived from them. On the emulated device four ways: cp.async landing early and late, two orders of warps
+// and lanes. Then what is particular to this backend (cuda_checks.cc).
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "../ops/cuda/loader.h"
+#include "../ops/floats.h"
+#include "cuda_bf16.h"
+#include "cuda_checks.h"
+#include "harness.h"
+
+namespace act::test {
+namespace {
+
+uint64_t seed_of(const std::string& name) {
+  uint64_t h = 1469598103934665603ull;
+  for (const char c : name) h = (h ^ static_cast<unsigned char>(c)) * 1099511628211ull;
+  return h;
+}
+
+Tensors everything(Backend& backend, const Case& c, const Tensors& in, const Tensors& seeds) {
+  Tensors results = c.forward(backend, in);
+  for (Tensor& t : c.backward(backend, in, seeds)) results.push_back(std::move(t));
+  return results;
+}
+
+void compare(const Tensors& got, const Tensors& want, const Tensors& bounds) {
+  expect(got.size() == want.size() && got.size() == bounds.size(), "the case gives different numbers of results");
+  for (size_t t = 0; t < got.size(); t++) {
+    expect(got[t].values.size() == want[t].values.size() && got[t].values.size() == bounds[t].values.size(),
+           got[t].name + ": sizes differ");
+    for (size_t i = 0; i < got[t].values.size(); i++) {
+      const double error = std::fabs(static_cast<double>(got[t].values[i]) - want[t].values[i]);
+      if (error <= bounds[t].values[i]) continue;
+      char text[200];
+      std::snprintf(text, sizeof text, "%s[%zu]: got %.9g, reference %.9g, error %.3g, bound %.3g", got[t].name.c_str(), i,
+                    got[t].values[i], want[t].values[i], error, bounds[t].values[i]);
+      throw Failure{text};
+    }
+  }
+}
+
+void round_all(Tensors& tensors) {
+  for (Tensor& t : tensors) {
+    for (float& x : t.values) x = round_to_bf16(x);
+  }
+}
+
+double largest_row_norm(const Tensor& t, int64_t width) {
+  double most = 0;
+  for (size_t i = 0; i < t.values.size(); i += static_cast<size_t>(width)) {
+    double sum = 0;
+    for (int64_t c = 0; c < width; c++) sum += std::pow(static_cast<double>(t.values[i + static_cast<size_t>(c)]), 2);
+    most = std::max(most, std::sqrt(sum));
+  }
+  return most;
+}
+
+/// bf16 activations: what fp32 may be off, and the rounding of results. Attention also rounds the softmax's weights and
+/// score gradients to bf16 before it multiplies them: where fp32 may be off by r of each product, bf16 may by r + 2^-6.
+void widen_bounds(const Case& c, const Tensors& in, const Tensors& want, Tensors& bounds) {
+  constexpr double kHalfUlp = 1.0 / 256;
+  double factor = 1;
+  if (c.name.starts_with("attention")) {
+    const auto dim = std::atoll(c.name.substr(c.name.find(" d=") + 3).c_str());
+    const double value = std::max(largest_row_norm(in[2], dim), largest_row_norm(in[4], dim));
+    factor = 1 + 4 * kHalfUlp * value / bounds[0].values[0];
+  }
+  for (size_t t = 0; t < bounds.size(); t++) {
+    const bool exact = bounds[t].name == "(lse)" || bounds[t].name == "(rows)" || bounds[t].name == "(terms)";
+    for (size_t i = 0; i < bounds[t].values.size(); i++) {
+      // add, then scale: two roundings.
+      if (!exact) bounds[t].values[i] = static_cast<float>(bounds[t].values[i] * factor + 2 * kHalfUlp * std::fabs(want[t].values[i]));
+    }
+  }
+}
+
+void check_case(const Case& c, const Device& device, bool bf16) {
+  auto reference = make_reference_backend();
+  auto backend = device.open(bf16 ? DType::bf16 : DType::f32);
+  if (bf16) backend = make_bf16_face(std::move(backend));
+  Rng rng(seed_of(c.name));
+  Tensors in = c.inputs(rng);
+  if (bf16) round_all(in);
+  Tensors seeds = c.forward(*reference, in);
+  for (Tensor& t : seeds) t = random(rng, t.name, t.rows, t.cols);
+  if (bf16) round_all(seeds);
+  const Tensors want = everything(*reference, c, in, seeds);
+  Tensors bounds = c.bounds(*reference, in, seeds);
+  if (bf16) widen_bounds(c, in, want, bounds);
+  compare(everything(*backend, c, in, seeds), want, bounds);
+}
+
+/// The cases, again with a shared object in which a kernel is broken: some must fail.
+void expect_noticed(const std::vector<std::unique_ptr<Case>>& cases, const Device& device, const std::string& which) {
+  int failed = 0;
+  for (const auto& c : cases) {
+    if (c->name.find(which) == std::string::npos) continue;
+    try {
+      check_case(*c, device, false);
+    } catch (const Failure&) {
+      failed++;
+    } catch (const std::exception&) {
+      failed++;
+    }
+  }
+  expect(failed > 0, "a broken kernel went unnoticed");
+}
+
+int run(const std::string& device_name, const std::string& filter) {
+  std::vector<std::unique_ptr<Case>> cases;
+  product_cases(cases);
+  layer_cases(cases);
+  attention_cases(cases);
+  head_cases(cases);
+  optimizer_cases(cases);
+  const bool emulated = device_name == "emulated";
+  const std::vector<Device> devices = emulated ? emulated_devices() : std::vector<Device>{{"cuda"}};
+
+  std::vector<Check> checks;
+  for (const Device& device : devices) {
+    for (const auto& owned : cases) {
+      const Case* c = owned.get();
+      for (const bool bf16 : {false, true}) {
+        checks.push_back({std::string(bf16 ? "bf16 " : "fp32 ") + c->name + " " + device.name, [=] { check_case(*c, device, bf16); }});
+      }
+    }
+    cuda_checks(checks, device);
+    engine_checks(checks, device);
+  }
+  if (emulated) {
+    memory_limit_checks(checks);
+    for (const auto& [fault, where] : {std::pair{"MISSING_BARRIER", "linear bf16"}, {"OFF_BY_ONE", "attention"}}) {
+      checks.push_back({std::string("seeded fault ") + fault, [&cases, fault, where] {
+                          Device broken = emulated_devices().front();
+                          broken.library = std::string("act_cuda_fault_") + fault + ".so";
+                          expect_noticed(cases, broken, where);
+                        }});
+    }
+  }
+
+  int passed = 0, failed = 0;
+  for (const Check& check : checks) {
+    if (check.name.find(filter) == std::string::npos) continue;
+    std::string problem;
+    try {
+      check.run();
+    } catch (const Failure& f) {
+      problem = f.what;
+    } catch (const Error& e) {
+      problem = e.code + ": " + e.what();
+    } catch (const std::exception& e) {
+      problem = e.what();
+    }
+    problem.empty() ? passed++ : failed++;
+    if (!problem.empty()) std::printf("FAILED  %s: %s\n", check.name.c_str(), problem.c_str());
+  }
+  std::printf("%d passed, %d failed\n", passed, failed);
+  return failed > 0 || passed == 0 ? 1 : 0;
+}
+
+}  // namespace
+}  // namespace act::test
+
+int main(int argc, char** argv) {
+  std::string device = "emulated", filter;
+  for (int i = 1; i < argc; i++) {
+    if (!std::strcmp(argv[i], "--device") && i + 1 < argc) {
+      device = argv[++i];
+    } else {
+      filter = argv[i];
+    }
+  }
+  if (device != "emulated" && device != "cuda") {
+    std::fprintf(stderr, "expected --device emulated or cuda\n");
+    return 2;
+  }
+  return act::test::run(device, filter);
+}
