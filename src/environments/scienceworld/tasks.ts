@@ -126,3 +126,28 @@ function unknown(id: string, why: string, hint: string): EnvironmentError {
     hint: hint === "" ? "Expected `<task>/<variation>` or `<task>/<variation>/<simplifications>`." : hint,
   });
 }
+
+/** Tasks that AgentGym leaves out of its numbering, by paper id. */
+const AGENTGYM_LEFT_OUT = /^(5-[12]|9-|10-)/;
+
+/**
+ * The task AgentGym's server and data sets mean by a number (`data_idx`): task by task in the paper's order, variation
+ * by variation, 4,639 in all.
+ *
+ * @returns Task id without simplifications; null for a number beyond the last.
+ */
+export function dataIndexTask(index: number): string | null {
+  let rest = index;
+  for (const task of TASKS) {
+    if (AGENTGYM_LEFT_OUT.test(task.paperId)) continue;
+    if (rest < task.variations) return formatTaskId(task.name, rest, "");
+    rest -= task.variations;
+  }
+  return null;
+}
+
+/** How many numbers {@link dataIndexTask} knows. */
+export const DATA_INDEX_COUNT = TASKS.filter((task) => !AGENTGYM_LEFT_OUT.test(task.paperId)).reduce(
+  (sum, task) => sum + task.variations,
+  0,
+);
