@@ -6,7 +6,7 @@ namespace act::test {
 
 /// A way to open the backend; the emulator's settings are those of the last one opened.
 struct Device {
-  std::string name;            // cuda, or the emulated way
+  std::string name = {};       // cuda, or the emulated way
   bool async_early = false;
   int seed = 0;
   std::string library = {};    // beside the test program; empty: the real one
@@ -19,5 +19,7 @@ std::vector<Device> emulated_devices();
 void cuda_checks(std::vector<Check>& checks, const Device& device);
 void engine_checks(std::vector<Check>& checks, const Device& device);
 void memory_limit_checks(std::vector<Check>& checks);
+/// cuda_speed.cc
+int run_speed(const Device& device);
 
 }  // namespace act::test

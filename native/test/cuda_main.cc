@@ -1,4 +1,5 @@
 // act_cuda_test [--device emulated|cuda] [NAME]    tests of the CUDA backend, those whose name contains NAME
+// act_cuda_test --speed                            times single operations on the GPU (cuda_speed.cc)
 //
 // Every case of native/test/cases against the reference backend: fp32 within the case's own bounds, and bf16 activations
 // within bounds derived from them. On the emulated device four ways: cp.async landing early and late, two orders of warps
@@ -121,8 +122,9 @@ int run(const std::string& device_name, const std::string& filter) {
   head_cases(cases);
   optimizer_cases(cases);
   const bool emulated = device_name == "emulated";
-  const std::vector<Device> devices = emulated ? emulated_devices() : std::vector<Device>{{"cuda"}};
+  const std::vector<Device> devices = emulated ? emulated_devices() : std::vector<Device>{{.name = "cuda"}};
 
+  devices.front().open(DType::f32);  // throws where there is none
   std::vector<Check> checks;
   for (const Device& device : devices) {
     for (const auto& owned : cases) {
@@ -170,9 +172,12 @@ int run(const std::string& device_name, const std::string& filter) {
 
 int main(int argc, char** argv) {
   std::string device = "emulated", filter;
+  bool speed = false;
   for (int i = 1; i < argc; i++) {
     if (!std::strcmp(argv[i], "--device") && i + 1 < argc) {
       device = argv[++i];
+    } else if (!std::strcmp(argv[i], "--speed")) {
+      speed = true;
     } else {
       filter = argv[i];
     }
@@ -181,5 +186,10 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "expected --device emulated or cuda\n");
     return 2;
   }
-  return act::test::run(device, filter);
+  try {
+    return speed ? act::test::run_speed({.name = "cuda"}) : act::test::run(device, filter);
+  } catch (const act::Error& error) {  // no device: said once, not by every test
+    std::fprintf(stderr, "%s: %s\n", error.code.c_str(), error.what());
+    return 3;
+  }
 }

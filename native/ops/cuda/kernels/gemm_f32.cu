@@ -1,10 +1,11 @@
-// fp32 products for the fp32 option: 64 x 64 tiles, each thread 4 x 4 elements, one chain over ascending k each.
+// fp32 products for the fp32 option: 64 x 64 tiles, each thread 4 x 4 elements. Forward and input gradients add chains of
+// 64 inner indices, weight gradients are one chain over all rows (ops.h says why).
 #include "launch.cuh"
 
 namespace act::cuda {
 namespace {
 
-constexpr int kTile = 64, kDepth = 16, kThreads = 256, kEach = 4;
+constexpr int kTile = 64, kDepth = 16, kThreads = 256, kEach = 4, kChain = 64;
 
 /// Element (row, k) of a matrix that is stored [row][k] or, transposed, [k][row].
 struct Operand {
@@ -13,7 +14,7 @@ struct Operand {
   __device__ float at(int64_t row, int64_t k) const { return data[row * row_stride + k * inner_stride]; }
 };
 
-template <class T>
+template <class T, bool kChains>
 __global__ void __launch_bounds__(kThreads)
     gemm_f32_kernel(T* c, Operand a, Operand b, const float* bias, bool accumulate, int64_t m, int64_t n, int64_t k) {
   __shared__ float a_tile[kDepth][kTile + 4], b_tile[kDepth][kTile + 4];
@@ -30,6 +31,7 @@ __global__ void __launch_bounds__(kThreads)
       sum[i][j] = (accumulate && inside ? to_float(c[y * n + x]) : 0.0f) + (bias && inside ? bias[x] : 0.0f);
     }
   }
+  float chain[kEach][kEach] = {};
   for (int64_t k0 = 0; k0 < k; k0 += kDepth) {
     // Neighboring threads read neighboring addresses whichever way an operand is stored.
     for (int i = tid; i < kTile * kDepth; i += kThreads) {
@@ -50,7 +52,20 @@ __global__ void __launch_bounds__(kThreads)
       GPU_UNROLL
       for (int i = 0; i < kEach; i++) {
         GPU_UNROLL
-        for (int j = 0; j < kEach; j++) sum[i][j] = fmaf(left[i], right[j], sum[i][j]);
+        for (int j = 0; j < kEach; j++) {
+          float& to = kChains ? chain[i][j] : sum[i][j];
+          to = fmaf(left[i], right[j], to);
+        }
+      }
+    }
+    if (kChains && ((k0 + kDepth) % kChain == 0 || k0 + kDepth >= k)) {
+      GPU_UNROLL
+      for (int i = 0; i < kEach; i++) {
+        GPU_UNROLL
+        for (int j = 0; j < kEach; j++) {
+          sum[i][j] += chain[i][j];
+          chain[i][j] = 0;
+        }
       }
     }
     __syncthreads();
@@ -77,7 +92,11 @@ void launch_gemm_f32(Stream s, const Gemm& g) {
   with_type(g.c.dtype, [&](auto t) {
     using T = decltype(t);
     T* const c = g.c.as<T>();
-    GPU_LAUNCH((gemm_f32_kernel<T>), grid, kThreads, 0, s, c, a, b, bias, accumulate, m, n, k);
+    if (g.a_transposed) {
+      GPU_LAUNCH((gemm_f32_kernel<T, false>), grid, kThreads, 0, s, c, a, b, bias, accumulate, m, n, k);
+    } else {
+      GPU_LAUNCH((gemm_f32_kernel<T, true>), grid, kThreads, 0, s, c, a, b, bias, accumulate, m, n, k);
+    }
   });
 }
 

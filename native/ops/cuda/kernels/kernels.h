@@ -42,7 +42,7 @@ void launch_adamw(Stream s, float* parameter, const float* gradient, float* mome
 
 // --- gemm_f32.cu, gemm_bf16.cu ------------------------------------------------------------------------------------------
 /// C[m, n] (+)= sum over k of A(m, k) B(k, n) + bias[n]; an operand that is not `transposed` is row-major as named,
-/// a transposed one is stored [k][m] or [n][k]. One chain of fused multiply-adds over ascending k for every element.
+/// a transposed one is stored [k][m] or [n][k]. Every element's additions are in the order of ops.h, whatever the tile.
 struct Gemm {
   View c;              // f32 or bf16
   bool accumulate = false;

@@ -1,0 +1,167 @@
+// act_cuda_test --speed: single operations at the Qwen3 shapes, bf16, random data, with the bytes and floating-point
+// operations that bound each. One JSON line an operation.
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+
+#include "../ops/floats.h"
+#include "cuda_checks.h"
+
+namespace act::test {
+namespace {
+
+struct Speed {
+  std::string name;
+  double flops, bytes;
+  std::function<void()> call;
+};
+
+class Bench {
+ public:
+  explicit Bench(Backend& b) : b_(b) {}
+  Buffer fresh(int64_t rows, int64_t cols, DType dtype = DType::bf16, double scale = 1) {
+    Buffer buffer(b_, rows, cols, dtype);
+    std::vector<uint16_t> bits(dtype == DType::bf16 ? static_cast<size_t>(rows * cols) : 0);
+    std::vector<float> wide(dtype == DType::f32 ? static_cast<size_t>(rows * cols) : 0);
+    for (uint16_t& x : bits) x = float_to_bf16(static_cast<float>((rng_.uniform() - 0.5) * 3.4 * scale));
+    for (float& x : wide) x = static_cast<float>((rng_.uniform() - 0.5) * 3.4 * scale);
+    b_.upload(buffer.view(), dtype == DType::bf16 ? static_cast<const void*>(bits.data()) : wide.data());
+    return buffer;
+  }
+  std::unique_ptr<Weight> weight(int64_t rows, int64_t cols) {
+    auto w = b_.create_weight(rows, cols, DType::bf16, false);
+    std::vector<uint16_t> bits(static_cast<size_t>(rows * cols));
+    for (uint16_t& x : bits) x = float_to_bf16(static_cast<float>((rng_.uniform() - 0.5) * 0.1));
+    b_.load_weight(*w, bits.data(), DType::bf16);
+    return w;
+  }
+  /// Median over five rounds of the time of a call, queued back to back.
+  void report(const Speed& s) {
+    const Buffer one(b_, 1, 1, DType::f32);
+    float sink = 0;
+    const auto round = [&](int calls) {
+      const auto start = std::chrono::steady_clock::now();
+      for (int i = 0; i < calls; i++) s.call();
+      b_.download(&sink, one.view());  // waits for all of them
+      return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / calls;
+    };
+    round(2);
+    const int calls = std::clamp(static_cast<int>(0.05 / round(3)), 1, 200);
+    std::vector<double> times;
+    for (int i = 0; i < 5; i++) times.push_back(round(calls));
+    std::sort(times.begin(), times.end());
+    const double t = times[2];
+    std::printf("{\"name\":\"%s\",\"seconds\":%.4g,\"flops\":%.4g,\"bytes\":%.4g,\"tflops\":%.4g,\"gbytes_per_s\":%.4g}\n",
+                s.name.c_str(), t, s.flops, s.bytes, s.flops / t * 1e-12, s.bytes / t * 1e-9);
+    std::fflush(stdout);
+  }
+  Backend& b_;
+  Rng rng_{1};
+};
+
+void products(Bench& bench) {
+  Backend& b = bench.b_;
+  const auto run = [&](const std::string& name, int64_t m, int64_t n, int64_t k) {
+    const auto w = bench.weight(n, k);
+    const Buffer x = bench.fresh(m, k), y = bench.fresh(m, n), dw(b, n, k, DType::f32);
+    const double flops = 2.0 * static_cast<double>(m * n * k), bytes = 2.0 * static_cast<double>(n * k + m * k + m * n);
+    bench.report({"linear " + name, flops, bytes, [&] { b.linear(y.view(), false, x.view(), *w, {}); }});
+    if (m < 1024) return;
+    bench.report({"linear_backward_input " + name, flops, bytes, [&] { b.linear_backward_input(x.view(), false, y.view(), *w); }});
+    bench.report({"linear_backward_weight " + name, flops, bytes + 6.0 * static_cast<double>(n * k),
+                  [&] { b.linear_backward_weight(dw.view(), y.view(), x.view(), DType::bf16); }});
+  };
+  for (const int64_t m : {1, 8, 64, 256, 4096}) run("0.6B up M=" + std::to_string(m), m, 3072, 1024);
+  for (const int64_t m : {1, 256, 4096}) run("8B up M=" + std::to_string(m), m, 12288, 4096);
+}
+
+void attention(Bench& bench, const std::string& name, const ForestShape& shape, bool backward) {
+  constexpr int kHeads = 16, kKvHeads = 8, kDim = 128;
+  Backend& b = bench.b_;
+  const auto pool = b.create_kv_pool(1, kKvHeads, kDim, static_cast<int>(shape.pages.size()));
+  const Buffer q = bench.fresh(shape.rows, kHeads * kDim), k = bench.fresh(shape.rows, kKvHeads * kDim), v = bench.fresh(shape.rows, kKvHeads * kDim);
+  const Buffer out(b, shape.rows, kHeads * kDim, DType::bf16), lse(b, shape.rows, kHeads, DType::f32);
+  const float scale = 1 / std::sqrt(static_cast<float>(kDim));
+  double pairs = 0, keys = 0;
+  for (const Segment& s : shape.segments) {
+    keys += s.key_count;
+    for (int32_t i = 0; i < s.query_count; i++) pairs += s.position + s.key_count - s.query_count + i + 1;
+  }
+  b.write_kv(*pool, 0, shape.forest(), k.view(), v.view());
+  const double bytes = keys * kKvHeads * kDim * 4;  // each key and value once
+  bench.report({"attention " + name, pairs * kHeads * kDim * 4, bytes,
+                [&] { b.attention(out.view(), lse.view(), q.view(), *pool, 0, shape.forest(), scale); }});
+  if (!backward) return;
+  const Buffer dout = bench.fresh(shape.rows, kHeads * kDim), dq(b, shape.rows, kHeads * kDim, DType::bf16);
+  const Buffer dk(b, shape.rows, kKvHeads * kDim, DType::bf16), dv(b, shape.rows, kKvHeads * kDim, DType::bf16);
+  bench.report({"attention_backward " + name, pairs * kHeads * kDim * 10, 2 * bytes, [&] {
+                  b.attention_backward(dq.view(), dk.view(), dv.view(), dout.view(), out.view(), lse.view(), q.view(), *pool, 0, shape.forest(), scale);
+                }});
+}
+
+void forests(Bench& bench) {
+  ForestShape flat, group, step, lone;
+  for (int i = 0; i < 4; i++) flat.add(-1, 4096, 4096);
+  attention(bench, "4 x 4096 causal", flat, true);
+  const int32_t prompt = group.add(-1, 700, 700);
+  for (int i = 0; i < 8; i++) group.add(prompt, 300, 300, 700 % kPageKeys);
+  attention(bench, "700 + 8 x 300", group, true);
+  for (int g = 0; g < 32; g++) {
+    const int32_t shared = step.add(-1, 700, 0);
+    for (int i = 0; i < 8; i++) step.add(shared, 150, 1, 700 % kPageKeys);
+  }
+  attention(bench, "decode 32 groups of 8, 700 + 150", step, false);
+  lone.add(-1, 4096, 1);
+  attention(bench, "decode 1 of 4096", lone, false);
+}
+
+void layers(Bench& bench) {
+  Backend& b = bench.b_;
+  constexpr int64_t kRows = 16384, kWidth = 1024;
+  const double elements = static_cast<double>(kRows * kWidth);
+  const Buffer x = bench.fresh(kRows, kWidth), y = bench.fresh(kRows, kWidth), z = bench.fresh(kRows, kWidth);
+  const Buffer w = bench.fresh(1, kWidth, DType::f32), dw(b, 1, kWidth, DType::f32), rstd(b, kRows, 1, DType::f32);
+  bench.report({"rms_norm", 0, 4 * elements, [&] { b.rms_norm(y.view(), rstd.view(), x.view(), w.view(), 1e-6f); }});
+  bench.report({"rms_norm_backward", 0, 12 * elements, [&] { b.rms_norm_backward(z.view(), true, dw.view(), y.view(), x.view(), rstd.view(), w.view()); }});
+  bench.report({"swiglu", 0, 6 * elements, [&] { b.swiglu(z.view(), x.view(), y.view()); }});
+  const Buffer p = bench.fresh(kRows, kWidth, DType::f32), g = bench.fresh(kRows, kWidth, DType::f32);
+  const Buffer m(b, kRows, kWidth, DType::f32), v(b, kRows, kWidth, DType::f32);
+  bench.report({"adamw", 0, 28 * elements, [&] { b.adamw(p.view(), g.view(), m.view(), v.view(), {1e-6f, 0.9f, 0.95f, 1e-8f, 0.1f, 3, 1}); }});
+  bench.report({"sum_of_squares", 0, 4 * elements, [&] { b.sum_of_squares(g.view()); }});
+}
+
+void head(Bench& bench) {
+  Backend& b = bench.b_;
+  constexpr int64_t kVocabulary = 151936, kWidth = 1024, kRows = 4096, kDraws = 256;
+  const auto w = bench.weight(kVocabulary, kWidth);
+  const Buffer hidden = bench.fresh(kRows, kWidth), dhidden(b, kRows, kWidth, DType::bf16), dw(b, kVocabulary, kWidth, DType::f32);
+  const std::vector<int32_t> target(kRows, 7);
+  const std::vector<float> ce(kRows, 1.0f / kRows);
+  LossRows rows;
+  rows.count = kRows, rows.target = target.data(), rows.ce_weight = ce.data();
+  const double flops = 2.0 * kRows * kVocabulary * kWidth, weights = 2.0 * kVocabulary * kWidth;
+  LossResults results;
+  bench.report({"head_loss 4096 rows", flops, weights, [&] { b.head_loss(results, {}, {}, hidden.view(), *w, rows); }});
+  bench.report({"head_loss 4096 rows with gradients", 3 * flops, 5 * weights, [&] { b.head_loss(results, dhidden.view(), dw.view(), hidden.view(), *w, rows); }});
+  std::vector<SampleParams> params(kDraws);
+  for (SampleParams& p : params) p.uniform = 0.4, p.top_p = 0.95f;
+  std::vector<SampleResult> drawn(kDraws);
+  const View few = hidden.view().rows_from(0, kDraws);
+  bench.report({"head_sample 256 rows, top_p", flops * kDraws / kRows, weights, [&] { b.head_sample(drawn, few, *w, params); }});
+}
+
+}  // namespace
+
+int run_speed(const Device& device) {
+  const auto backend = device.open(DType::bf16);
+  std::printf("{\"device\":\"%s\"}\n", backend->describe().c_str());
+  Bench bench(*backend);
+  products(bench);
+  forests(bench);
+  layers(bench);
+  head(bench);
+  return 0;
+}
+
+}  // namespace act::test
