@@ -14,12 +14,13 @@ import { BlockOrder, deriveSeed, EpochOrder } from "../rollouts/random.js";
 import { noData } from "./collect.js";
 import { optimizingShape, stepsOf } from "./settings.js";
 import type { StageContext } from "./stage.js";
-import { adamw, type TrainableAgent } from "./trainable.js";
+import { adamw, optimizerSchema, type TrainableAgent } from "./trainable.js";
 import { abortSchema, assertFinite, runTrainingLoop, type StepResult, type TrainingResult } from "./training-loop.js";
 
 /** Keys of the stage `imitate`. */
 export const imitateSchema = z.strictObject({
   ...optimizingShape,
+  optimizer: optimizerSchema.prefault({ learningRate: 1e-5 }).describe("learning rate and AdamW"),
   batch: z.number().int().min(1).default(16).describe("states of an optimizer step"),
   thoughts: z.boolean().default(true).describe("learn the expert's words before the action, where there are any"),
   order: z

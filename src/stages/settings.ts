@@ -17,7 +17,6 @@ export const rewardSchema = z.strictObject({
 
 /** Keys of every training stage. */
 export const optimizingShape = {
-  optimizer: optimizerSchema.describe("learning rate and AdamW"),
   epochs: z.number().positive().default(3).describe("passes over the data; used where `steps` is null"),
   steps: z.number().int().min(0).nullable().default(null).describe("optimizer steps; null: as `epochs` says"),
   checkpoint: checkpointSchema.prefault({}).describe("when state is saved"),
@@ -27,6 +26,7 @@ export const optimizingShape = {
 /** Keys of every training stage that samples. */
 export const trainingShape = {
   ...optimizingShape,
+  optimizer: optimizerSchema.prefault({ learningRate: 1e-6 }).describe("learning rate and AdamW"),
   sampling: samplingSchema.prefault({}).describe("how answers are sampled"),
   abort: abortSchema.prefault({}).describe("when the stage stops itself"),
   logSamples: z.number().int().min(0).default(2).describe("groups of each step written to samples.jsonl"),

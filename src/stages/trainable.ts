@@ -37,7 +37,7 @@ export interface TrainableAgent extends Agent {
 }
 
 export const optimizerSchema = z.strictObject({
-  learningRate: z.number().positive().describe("peak learning rate"),
+  learningRate: z.number().min(0).describe("peak learning rate"),
   schedule: scheduleSchema.prefault({}).describe("learning rate over the steps"),
   beta1: z.number().min(0).lt(1).default(0.9).describe("AdamW: decay of the first moment"),
   beta2: z.number().min(0).lt(1).default(0.95).describe("AdamW: decay of the second moment"),

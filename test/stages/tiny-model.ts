@@ -33,7 +33,12 @@ export async function tinyModelFolder(seed = 1): Promise<string> {
     torch_dtype: "float32",
     ...eos,
   };
-  await using engine = await Engine.create(config, seed, { threads: 1, maxSequences: 1, cacheTokens: 64, maxBatchTokens: 64 });
+  await using engine = await Engine.create(config, seed, {
+    threads: 1,
+    maxSequences: 1,
+    cacheTokens: 64,
+    maxBatchTokens: 64,
+  });
   await engine.saveModel(folder);
   for (const name of ["tokenizer.json", "tokenizer_config.json", "generation_config.json"])
     copyFileSync(join(TOKENIZER, name), join(folder, name));
