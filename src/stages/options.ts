@@ -17,7 +17,9 @@ export function parseOptions<T>(schema: z.ZodType<T>, value: unknown, where: str
 }
 
 function optionError(schema: z.ZodType, value: unknown, where: string, error: z.ZodError): ActError {
-  const issue = deepest(error.issues[0] as z.core.$ZodIssue);
+  // A misspelt key is also a missing one: the spelling is what to tell.
+  const issues = error.issues.map(deepest);
+  const issue = issues.find((i) => i.code === "unrecognized_keys") ?? (issues[0] as z.core.$ZodIssue);
   const path = issue.path.map(String);
   const at = path.length === 0 ? where : `${where}, ${path.join(".")}`;
   if (issue.code === "unrecognized_keys") {
@@ -39,13 +41,14 @@ function optionError(schema: z.ZodType, value: unknown, where: string, error: z.
   return new ActError("CONFIG_BAD_VALUE", `${at}: got ${describe(got)}. ${issue.message}.`, { cause: error });
 }
 
-/** Of a union's complaints, those of the alternative that came furthest. */
+/** Of a union's complaints: an unknown key, else the one of the alternative that came furthest. */
 function deepest(issue: z.core.$ZodIssue): z.core.$ZodIssue {
   if (issue.code !== "invalid_union") return issue;
   const inner = issue.errors
     .flat()
     .map((i) => ({ ...deepest(i), path: [...issue.path, ...deepest(i).path] }) as z.core.$ZodIssue);
-  return inner.reduce((best, i) => (i.path.length > best.path.length ? i : best), issue as z.core.$ZodIssue);
+  const unknown = inner.find((i) => i.code === "unrecognized_keys");
+  return unknown ?? inner.reduce((best, i) => (i.path.length > best.path.length ? i : best), issue as z.core.$ZodIssue);
 }
 
 function valueAt(value: unknown, path: readonly string[]): unknown {
