@@ -29,7 +29,8 @@ Layout lay_out(const TokenForest& f, const ForestLimits& limits) {
     if (parent < -1 || parent >= static_cast<int32_t>(i))
       bad("Expected the parent of segment " + std::to_string(i) + " to be -1 or an earlier segment, got " +
           std::to_string(parent) + ".");
-    if (length < 1) bad("Expected at least one token in segment " + std::to_string(i) + ", got " + std::to_string(length) + ".");
+    if (length < 1)
+      bad("Expected at least one token in segment " + std::to_string(i) + ", got " + std::to_string(length) + ".");
     const size_t p = static_cast<size_t>(parent);
     const int64_t position = parent < 0 ? 0 : int64_t{l.position[p]} + f.lengths[p];
     if (position + length > limits.positions)
@@ -54,7 +55,8 @@ Layout lay_out(const TokenForest& f, const ForestLimits& limits) {
 void check_rows(const TokenForest& f, const ForestRows& r, const ForestLimits& limits) {
   const size_t count = r.rows.size();
   if (r.targets.size() != count)
-    bad("Expected one target a loss row, got " + std::to_string(r.targets.size()) + " for " + std::to_string(count) + ".");
+    bad("Expected one target a loss row, got " + std::to_string(r.targets.size()) + " for " + std::to_string(count) +
+        ".");
   for (size_t i = 0; i < count; i++) {
     if (r.rows[i] < 0 || r.rows[i] >= static_cast<int64_t>(f.tokens.size()))
       bad("Loss row " + std::to_string(i) + " names token " + std::to_string(r.rows[i]) + " of " +
@@ -67,7 +69,8 @@ void check_rows(const TokenForest& f, const ForestRows& r, const ForestLimits& l
   for (const auto& [name, values] : r.streams()) {
     if (values.empty()) continue;
     if (values.size() != count)
-      bad("Expected " + std::to_string(count) + " values in `" + name + "`, got " + std::to_string(values.size()) + ".");
+      bad("Expected " + std::to_string(count) + " values in `" + name + "`, got " + std::to_string(values.size()) +
+          ".");
     const bool clip = std::string_view(name).starts_with("clip");
     for (size_t i = 0; i < count; i++)
       if (clip ? !(values[i] >= 0) : !std::isfinite(values[i]))
@@ -108,9 +111,9 @@ void add_segment(ForestBatch& b, int32_t parent, int32_t position, std::span<con
   for (int32_t i = 0; i < count; i++) b.positions.push_back(position + i);
 }
 
+/// batch_row and batch_segment: where the caller's tokens and segments come to lie; filled for this tree.
 void add_tree(MicroBatch& m, const TokenForest& f, const ForestRows& r, const Layout& l, const Tree& tree,
-              std::vector<int32_t>& batch_row) {
-  std::vector<int32_t> batch_segment(f.parents.size(), -1);
+              std::vector<int32_t>& batch_row, std::vector<int32_t>& batch_segment) {
   for (const int32_t s : tree.segments) {
     const size_t i = static_cast<size_t>(s);
     batch_segment[i] = static_cast<int32_t>(m.batch.segments.size());
@@ -138,20 +141,21 @@ std::vector<MicroBatch> split_forest(const TokenForest& f, const ForestRows& r, 
   const Layout layout = lay_out(f, limits);
   check_rows(f, r, limits);
   std::vector<MicroBatch> batches;
-  std::vector<int32_t> batch_row(f.tokens.size());
+  std::vector<int32_t> batch_row(f.tokens.size()), batch_segment(f.parents.size());
   for (const Tree& tree : group_trees(f, r, layout)) {
     if (tree.rows.empty()) continue;
     const int64_t tokens = tree.padded_tokens(), rows = tree.padded_rows();
     if (tokens > limits.rows || rows > limits.rows)
       throw Error("BATCH_TOO_LARGE", "The tree of segment " + std::to_string(tree.segments[0]) + " has " +
-                                         std::to_string(tree.tokens) + " tokens and " + std::to_string(tree.rows.size()) +
-                                         " loss rows; a micro-batch holds " + std::to_string(limits.rows) +
+                                         std::to_string(tree.tokens) + " tokens and " +
+                                         std::to_string(tree.rows.size()) + " loss rows; a micro-batch holds " +
+                                         std::to_string(limits.rows) +
                                          ". Raise maxBatchTokens or split the tree at its root.");
     const bool fits = !batches.empty() &&
                       static_cast<int64_t>(batches.back().batch.tokens.size()) + tokens <= limits.rows &&
                       static_cast<int64_t>(batches.back().rows.size()) + rows <= limits.rows;
     if (!fits) batches.emplace_back();
-    add_tree(batches.back(), f, r, layout, tree, batch_row);
+    add_tree(batches.back(), f, r, layout, tree, batch_row, batch_segment);
   }
   for (MicroBatch& m : batches) {
     m.batch.pages.resize(static_cast<size_t>(pages_for(static_cast<int64_t>(m.batch.tokens.size()))));

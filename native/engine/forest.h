@@ -57,8 +57,8 @@ struct ForestLimits {
   int32_t vocabulary, positions;
 };
 
-/// Checks everything and splits. Trees without a loss row are left out: they change nothing. Throws Error
-/// BAD_ARGUMENT, TOKEN_OUT_OF_RANGE, SEQUENCE_TOO_LONG (deeper than `positions`), BATCH_TOO_LARGE (one tree over `rows`).
+/// Checks everything and splits. Trees without a loss row are left out: they change nothing. Throws Error BAD_ARGUMENT,
+/// TOKEN_OUT_OF_RANGE, SEQUENCE_TOO_LONG (deeper than `positions`), BATCH_TOO_LARGE (one tree over `rows`).
 std::vector<MicroBatch> split_forest(const TokenForest& forest, const ForestRows& rows, const ForestLimits& limits);
 
 /// Pages that hold the keys of `rows` batch rows: key of row r is lane r % 16 of page r / 16.

@@ -28,7 +28,8 @@ std::string explain(const MemoryPlan& plan, const EngineSizes& sizes) {
       {"weights", plan.weights, sizes.dtype == DType::f32 ? "choose dtype bf16" : "choose a smaller model"},
       {"gradients", plan.gradients, full ? "train adapters (lora)" : "lower the LoRA rank"},
       {"optimizer", plan.optimizer, full ? "train adapters (lora)" : "lower the LoRA rank"},
-      {"cache", plan.cache, sizes.training && !sizes.recompute ? "lower cacheTokens or switch recompute on" : "lower cacheTokens"},
+      {"cache", plan.cache,
+       sizes.training && !sizes.recompute ? "lower cacheTokens or switch recompute on" : "lower cacheTokens"},
       {"activations", plan.activations,
        sizes.training && !sizes.recompute ? "switch recompute on or lower maxBatchTokens" : "lower maxBatchTokens"},
       {"head", plan.head, "lower maxBatchTokens or maxSequences"},
@@ -72,19 +73,23 @@ MemoryPlan plan_memory(const Backend& backend, const EngineSizes& sizes) {
                                   backend.kv_page_bytes(c.kv_heads, c.head_dim);
   plan.activations = model.workspace + trainer.tape;
   // Final hidden states of distinct rows, and of every draw.
-  const size_t sampler_hidden = 2 * static_cast<size_t>(sizes.max_sequences) * static_cast<size_t>(c.hidden_size) * activation;
+  const size_t sampler_hidden =
+      2 * static_cast<size_t>(sizes.max_sequences) * static_cast<size_t>(c.hidden_size) * activation;
   plan.head = trainer.hidden + sampler_hidden + backend.head_scratch_bytes(c.vocab_size, options.max_rows);
-  const int64_t widest = std::max({int64_t{c.hidden_size}, int64_t{c.intermediate_size}, int64_t{c.heads} * c.head_dim});
+  const int64_t widest =
+      std::max({int64_t{c.hidden_size}, int64_t{c.intermediate_size}, int64_t{c.heads} * c.head_dim});
   plan.scratch = backend.scratch_bytes(options.max_rows, widest);
   if (sizes.memory_limit > 0 && plan.total() > sizes.memory_limit)
-    throw Error("MEMORY_PLAN", "The engine " + explain(plan, sizes) + " The limit is " + megabytes(sizes.memory_limit) + ".");
+    throw Error("MEMORY_PLAN",
+                "The engine " + explain(plan, sizes) + " The limit is " + megabytes(sizes.memory_limit) + ".");
   return plan;
 }
 
 void check_peak(const Backend& backend, const MemoryPlan& plan) {
   if (backend.peak <= plan.total()) return;
   throw Error("MEMORY_PLAN", "The engine held " + std::to_string(backend.peak) + " bytes where " +
-                                 std::to_string(plan.total()) + " were planned. This is a defect of the memory plan: report it.");
+                                 std::to_string(plan.total()) +
+                                 " were planned. This is a defect of the memory plan: report it.");
 }
 
 }  // namespace act

@@ -103,7 +103,8 @@ void Model::forward(const ForestBatch& batch, KvPool& pool, std::span<const int3
   const int64_t count = static_cast<int64_t>(batch.tokens.size()), selected = static_cast<int64_t>(rows.size());
   if (m.missing > 0) {
     for (const auto& [name, parameter] : m.parameters)
-      if (!parameter.loaded) throw Error("NOT_LOADED", "Tensor `" + name + "` has no values yet. Load every tensor first.");
+      if (!parameter.loaded)
+        throw Error("NOT_LOADED", "Tensor `" + name + "` has no values yet. Load every tensor first.");
   }
   if (count > m.options.max_rows || selected > m.options.max_rows)
     throw Error("BATCH_TOO_LARGE", "A batch of " + std::to_string(count) + " tokens and " + std::to_string(selected) +

@@ -1,5 +1,6 @@
 // The model graph: a decoder-only transformer (Llama, Qwen2, Qwen3) over a forest batch, forward and backward.
-// Device-neutral: only Backend operations. Knows no files: configuration comes checked from TypeScript, weights by name.
+// Device-neutral: only Backend operations. Knows no files: configuration comes checked from TypeScript, weights by
+// name.
 #pragma once
 #include <cstddef>
 #include <functional>

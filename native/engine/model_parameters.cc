@@ -27,13 +27,17 @@ void check_finite(const std::string& name, const void* from, DType dtype, int64_
     const float value = value_at(from, dtype, i);
     if (!std::isfinite(value))
       throw Error("NUMERICS", "Value " + std::to_string(i) + " of tensor `" + name + "` is " +
-                                  (std::isnan(value) ? "NaN" : "infinite") + ". The file is damaged or its training diverged.");
+                                  (std::isnan(value) ? "NaN" : "infinite") +
+                                  ". The file is damaged or its training diverged.");
   }
 }
 
 const Buffer& buffer_of(const Parameter& p, TensorKind kind) {
-  const Buffer& buffer = kind == TensorKind::gradient ? p.gradient : kind == TensorKind::moment1 ? p.moment1 : p.moment2;
-  if (!buffer) throw Error("BAD_ARGUMENT", "Tensor `" + p.name + "` is frozen: it has no gradient and no optimizer state.");
+  const Buffer& buffer = kind == TensorKind::gradient  ? p.gradient
+                         : kind == TensorKind::moment1 ? p.moment1
+                                                       : p.moment2;
+  if (!buffer)
+    throw Error("BAD_ARGUMENT", "Tensor `" + p.name + "` is frozen: it has no gradient and no optimizer state.");
   return buffer;
 }
 

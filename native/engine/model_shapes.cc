@@ -32,17 +32,18 @@ struct Target {
   const char* name;
   const char* block;
   int64_t out, in;
+  bool biased;  // where the architecture has biases
 };
 
 std::array<Target, 7> linear_maps(const ModelConfig& c) {
   const int64_t hidden = c.hidden_size, query = int64_t{c.heads} * c.head_dim, kv = int64_t{c.kv_heads} * c.head_dim;
-  return {{{"q_proj", "self_attn", query, hidden},
-           {"k_proj", "self_attn", kv, hidden},
-           {"v_proj", "self_attn", kv, hidden},
-           {"o_proj", "self_attn", hidden, query},
-           {"gate_proj", "mlp", c.intermediate_size, hidden},
-           {"up_proj", "mlp", c.intermediate_size, hidden},
-           {"down_proj", "mlp", hidden, c.intermediate_size}}};
+  return {{{"q_proj", "self_attn", query, hidden, true},
+           {"k_proj", "self_attn", kv, hidden, true},
+           {"v_proj", "self_attn", kv, hidden, true},
+           {"o_proj", "self_attn", hidden, query, false},
+           {"gate_proj", "mlp", c.intermediate_size, hidden, false},
+           {"up_proj", "mlp", c.intermediate_size, hidden, false},
+           {"down_proj", "mlp", hidden, c.intermediate_size, false}}};
 }
 
 void check_targets(const ModelConfig& c, const LoraConfig& lora) {
@@ -64,7 +65,9 @@ std::map<std::string, ParameterShape> parameter_shapes(const ModelConfig& c, con
   check_targets(c, o.lora);
   std::map<std::string, ParameterShape> all;
   const bool base_trains = o.trainable && o.lora.rank == 0;
-  const auto add = [&](const std::string& name, std::vector<int64_t> shape) { all[name] = {std::move(shape), base_trains, false}; };
+  const auto add = [&](const std::string& name, std::vector<int64_t> shape) {
+    all[name] = {std::move(shape), base_trains, false};
+  };
 
   add("model.embed_tokens.weight", {c.vocab_size, c.hidden_size});
   all["model.embed_tokens.weight"].twice_used = c.tied_embeddings;
@@ -78,9 +81,8 @@ std::map<std::string, ParameterShape> parameter_shapes(const ModelConfig& c, con
     if (c.qk_norm) add(layer + "self_attn.k_norm.weight", {c.head_dim});
     for (const Target& t : linear_maps(c)) {
       const std::string name = layer + t.block + "." + t.name;
-      const bool biased = c.qkv_bias && (std::string_view("q_proj k_proj v_proj").find(t.name) != std::string_view::npos);
       add(name + ".weight", {t.out, t.in});
-      if (biased) add(name + ".bias", {t.out});
+      if (c.qkv_bias && t.biased) add(name + ".bias", {t.out});
       if (o.lora.rank == 0 || std::ranges::find(o.lora.targets, t.name) == o.lora.targets.end()) continue;
       const std::string adapter = "base_model.model." + name;
       all[adapter + ".lora_A.weight"] = {{o.lora.rank, t.in}, o.trainable, false};

@@ -107,7 +107,8 @@ Trainer::Trainer(Model& model) : model_(model) {
 
 Trainer::~Trainer() = default;
 
-Trainer::Bytes Trainer::planned_bytes(const Backend& backend, const ModelConfig& config, const Model::Options& options) {
+Trainer::Bytes Trainer::planned_bytes(const Backend& backend, const ModelConfig& config,
+                                      const Model::Options& options) {
   Bytes bytes;
   bytes.pool = static_cast<size_t>(pool_layers(config, options)) * static_cast<size_t>(pages_for(options.max_rows)) *
                backend.kv_page_bytes(config.kv_heads, config.head_dim);
@@ -117,7 +118,8 @@ Trainer::Bytes Trainer::planned_bytes(const Backend& backend, const ModelConfig&
   return bytes;
 }
 
-LossReport Trainer::score(const TokenForest& forest, const ForestRows& rows, bool adapters, const Cancelled& cancelled) {
+LossReport Trainer::score(const TokenForest& forest, const ForestRows& rows, bool adapters,
+                          const Cancelled& cancelled) {
   const bool before = std::exchange(model_.adapters_enabled, adapters);
   try {
     LossReport report = run(forest, rows, cancelled, false);
@@ -131,6 +133,7 @@ LossReport Trainer::score(const TokenForest& forest, const ForestRows& rows, boo
 
 LossReport Trainer::accumulate(const TokenForest& forest, const ForestRows& rows, const Cancelled& cancelled) {
   if (!tape_) throw Error("BAD_ARGUMENT", "This engine was made without training. Open it with training: true.");
+  if (!model_.adapters_enabled) throw Error("BAD_ARGUMENT", "Adapters cannot be trained while they are switched off.");
   return run(forest, rows, cancelled, true);
 }
 
@@ -140,7 +143,8 @@ LossReport Trainer::run(const TokenForest& forest, const ForestRows& rows, const
       split_forest(forest, rows, {model_.options().max_rows, config.vocab_size, config.max_positions});
   const size_t count = rows.rows.size();
   LossReport report;
-  for (std::vector<float>* values : {&report.logprob, &report.entropy, &report.ratio, &report.kl}) values->resize(count);
+  for (std::vector<float>* values : {&report.logprob, &report.entropy, &report.ratio, &report.kl})
+    values->resize(count);
   report.clipped.resize(count);
 
   if (cancelled)
@@ -185,7 +189,8 @@ void Trainer::run_batch(const MicroBatch& m, const ForestRows& rows, LossReport&
     const size_t row = static_cast<size_t>(m.sources[i]);
     if (!std::isfinite(logprob[i]) || !std::isfinite(entropy[i]))
       throw Error("NUMERICS", "The log-prob of loss row " + std::to_string(row) +
-                                  " is not finite. The weights have diverged: go back to a checkpoint and lower the learning rate.");
+                                  " is not finite. The weights have diverged: go back to a checkpoint and lower the "
+                                  "learning rate.");
     report.logprob[row] = logprob[i];
     report.entropy[row] = entropy[i];
     report.ratio[row] = ratio[i];
@@ -209,8 +214,8 @@ StepReport Trainer::step(const StepOptions& o) {
     const double sum = backend.sum_of_squares(p.gradient.view());
     if (!std::isfinite(sum))
       throw Error("NUMERICS", "The gradient of `" + name +
-                                  "` holds NaN or infinite values; no weight was changed. Lower the learning rate or check the "
-                                  "weights of the loss rows, then zero the gradients.");
+                                  "` holds NaN or infinite values; no weight was changed. Lower the learning rate or "
+                                  "check the weights of the loss rows, then zero the gradients.");
     squares += sum;
   }
   const double norm = std::sqrt(squares);

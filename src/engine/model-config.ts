@@ -31,6 +31,9 @@ const DEFAULTS: Readonly<Record<Architecture, { className: string; maxPositions:
   qwen2: { className: "Qwen2ForCausalLM", maxPositions: 32768, headDim: null },
   qwen3: { className: "Qwen3ForCausalLM", maxPositions: 32768, headDim: 128 },
 };
+/** Far above any model: a hostile file must not make lists of 2^31 names or frequencies. */
+const MAX_LAYERS = 4096;
+const MAX_HEAD_DIM = 8192;
 const DEFAULT_ROPE_THETA = 10_000;
 const DEFAULT_NORM_EPS = 1e-6;
 
@@ -47,6 +50,9 @@ const NEUTRAL_VALUES: Readonly<Record<string, readonly unknown[]>> = {
   pretraining_tp: [1],
   partial_rotary_factor: [1],
   rotary_pct: [1],
+  rope_interleaved: [false],
+  use_qk_norm: [false],
+  qk_layernorm: [false],
   attention_multiplier: [],
   residual_multiplier: [1],
   embedding_multiplier: [1],
@@ -114,11 +120,11 @@ class Fields {
     return this.json[key] !== undefined && this.json[key] !== null;
   }
 
-  integer(key: string, fallback?: number): number {
+  integer(key: string, fallback?: number, max = 2 ** 31 - 1): number {
     if (!this.has(key) && fallback !== undefined) return fallback;
     const value = this.json[key];
-    if (typeof value !== "number" || !Number.isInteger(value) || value < 1 || value > 2 ** 31 - 1)
-      throw this.wrong(key, "a positive integer");
+    if (typeof value !== "number" || !Number.isInteger(value) || value < 1 || value > max)
+      throw this.wrong(key, `an integer from 1 to ${max}`);
     return value;
   }
 
@@ -148,7 +154,7 @@ class ConfigReader extends Fields {
   read(): ModelConfig {
     const architecture = this.architecture();
     this.refuseUnsupported();
-    const layers = this.integer("num_hidden_layers");
+    const layers = this.integer("num_hidden_layers", undefined, MAX_LAYERS);
     this.refuseSlidingWindow(architecture, layers);
     if (this.has("hidden_act") && this.json.hidden_act !== "silu" && this.json.hidden_act !== "swish")
       throw this.unsupported("hidden_act", "only silu is supported");
@@ -161,6 +167,14 @@ class ConfigReader extends Fields {
     const maxPositions = this.integer("max_position_embeddings", DEFAULTS[architecture].maxPositions);
     const rope = this.rope(maxPositions);
     const frequencies = ropeFrequencies(rope, headDim);
+    if (!frequencies.invFreq.every(Number.isFinite) || !Number.isFinite(frequencies.factor))
+      throw new EngineError(
+        "MODEL_CONFIG",
+        `${this.source}: the rotary settings give frequencies that are not finite.`,
+        {
+          hint: "Check `rope_theta` and the scaling beside it.",
+        },
+      );
     return {
       architecture,
       native: {
@@ -254,8 +268,9 @@ class ConfigReader extends Fields {
     const fallback = DEFAULTS[architecture].headDim;
     if (!this.has("head_dim") && fallback === null && hiddenSize % heads !== 0)
       throw this.wrong("hidden_size", `a multiple of num_attention_heads (${heads}), or an explicit head_dim`);
-    const headDim = this.integer("head_dim", fallback ?? hiddenSize / heads);
-    if (headDim % 2 !== 0) throw this.wrong("head_dim", "an even number");
+    const headDim = this.integer("head_dim", fallback ?? hiddenSize / heads, MAX_HEAD_DIM);
+    if (headDim % 2 !== 0 || headDim > MAX_HEAD_DIM)
+      throw this.wrong("head_dim", `an even number up to ${MAX_HEAD_DIM}`);
     return headDim;
   }
 

@@ -1,4 +1,5 @@
 import { readFileSync } from "node:fs";
+import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { EngineError } from "../../src/engine/errors.js";
 import { parseModelConfig } from "../../src/engine/model-config.js";
@@ -157,6 +158,7 @@ describe("parseModelConfig", () => {
     ["residual_multiplier", { residual_multiplier: 0.22 }],
     ["final_logit_softcapping", { final_logit_softcapping: 30 }],
     ["num_local_experts", { num_local_experts: 8 }],
+    ["rope_interleaved", { rope_interleaved: true }],
     ["torch_dtype", { torch_dtype: "float8_e4m3fn" }],
   ])("refuses %s that changes the computation", (key, change) => {
     const error = failure({ ...LLAMA, ...change });
@@ -178,6 +180,9 @@ describe("parseModelConfig", () => {
     ["num_hidden_layers", { num_hidden_layers: 1.5 }],
     ["num_key_value_heads", { num_key_value_heads: 3 }],
     ["head_dim", { head_dim: 7 }],
+    ["head_dim", { head_dim: 2 ** 30 }],
+    ["num_hidden_layers", { num_hidden_layers: 2 ** 30 }],
+    ["rope_theta", { rope_theta: 1e-320 }],
     ["rms_norm_eps", { rms_norm_eps: 0 }],
     ["rope_theta", { rope_theta: -1 }],
     ["rope_theta", { rope_theta: 1000, rope_parameters: { rope_theta: 2000 } }],
@@ -203,6 +208,30 @@ describe("parseModelConfig", () => {
   it("wants Qwen's key-value heads stated", () => {
     expect(failure({ ...QWEN2, num_key_value_heads: undefined }).message).toContain("num_key_value_heads");
     expect(parse({ ...QWEN2, num_key_value_heads: null }).native.kvHeads).toBe(4);
+  });
+
+  it("answers any change of a valid file with a configuration or a typed error", () => {
+    const key = fc.constantFrom(
+      ...Object.keys({ ...QWEN2, rope_theta: 0, rope_scaling: 0, rope_parameters: 0, head_dim: 0 }),
+    );
+    const setting = fc.constantFrom("rope_type", "type", "factor", "rope_theta", "low_freq_factor", "attention_factor");
+    const value = fc.oneof(
+      fc.jsonValue(),
+      fc.constantFrom(0, -1, 1e308, 2 ** 31, 0.5, "", "yarn", "llama3", "linear", null),
+      fc.dictionary(setting, fc.oneof(fc.constantFrom("yarn", "llama3", "linear", "default"), fc.double())),
+    );
+    fc.assert(
+      fc.property(fc.constantFrom(LLAMA, QWEN2, QWEN3), key, value, (base, changed, to) => {
+        try {
+          const { native } = parse({ ...base, [changed]: to });
+          expect(native.invFreq).toHaveLength(native.headDim / 2);
+          expect(native.invFreq.every((x) => Number.isFinite(x))).toBe(true);
+        } catch (error) {
+          expect(error).toBeInstanceOf(EngineError);
+        }
+      }),
+      { numRuns: 2000 },
+    );
   });
 
   it("refuses what is no JSON object", () => {
