@@ -106,6 +106,12 @@ void decode_equals_prefill(Isa isa) {
   const int32_t root = layout.add(-1, 29, 29);
   for (int i = 0; i < 3; i++) layout.add(root, 20, 20, 13);
   auto pool = b->create_kv_pool(1, kKvHeads, kDim, static_cast<int>(layout.pages.size()));
+  {  // What an earlier user left in the pages must not matter, not even NaN.
+    Tensor stale = zeros("", layout.rows, kKvHeads * kDim);
+    for (float& x : stale.values) x = NAN;
+    const OnDevice kv(*b, stale);
+    b->write_kv(*pool, 0, layout.forest(), kv, kv);
+  }
   std::vector<Tensors> want;
   for (int i = 0; i < 3; i++) {
     auto path = prompt;

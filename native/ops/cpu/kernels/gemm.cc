@@ -38,43 +38,32 @@ ACT_INLINE void prefetch_lines(const char*& p) {
   p += 64 * Lines;
 }
 
-/// One chain over `units` inner steps; a, b and prefetch move on.
+/// One chain over `units` inner steps; the panels and the prefetch move on.
 template <bool BF16, int R, int Lines>
-ACT_INLINE void run_chain(Accumulators<R>& acc, int64_t units, const void*& a_panel, const void*& b_panel,
-                          const char*& prefetch) {
-  if constexpr (!BF16) {
-    const float *a = static_cast<const float*>(a_panel), *b = static_cast<const float*>(b_panel);
-    for (int64_t k = 0; k < units; k++, a += R, b += kColumns) {
-      prefetch_lines<Lines>(prefetch);
+ACT_INLINE void run_chain(Accumulators<R>& acc, int64_t units, const float*& a, const float*& b, const char*& prefetch) {
+  for (int64_t k = 0; k < units; k++, b += kColumns) {
+    prefetch_lines<Lines>(prefetch);
+    if constexpr (!BF16) {
       vf y[kVectors];
 #pragma GCC unroll 3
       for (int j = 0; j < kVectors; j++) y[j] = load(b + j * kWidth);
       step<R>(acc, a, y);
-    }
-    a_panel = a;
-    b_panel = b;
-  } else {
+      a += R;
+    } else {
 #if defined(__AVX512BF16__)
-    const uint32_t *a = static_cast<const uint32_t*>(a_panel), *b = static_cast<const uint32_t*>(b_panel);
-    for (int64_t k = 0; k < units; k++, a += R, b += kColumns) {
-      prefetch_lines<Lines>(prefetch);
       vu y[kVectors];
 #pragma GCC unroll 3
       for (int j = 0; j < kVectors; j++) y[j] = load_bits(b + j * kWidth);
 #pragma GCC unroll 8
       for (int i = 0; i < R; i++) {
-        const vu x = broadcast_bits(a[i]);
+        uint32_t pair;
+        memcpy(&pair, a + i, 4);
+        const vu x = broadcast_bits(pair);
 #pragma GCC unroll 3
         for (int j = 0; j < kVectors; j++) acc.c[i][j] = _mm512_dpbf16_ps(acc.c[i][j], (__m512bh)x, (__m512bh)y[j]);
       }
-    }
-    a_panel = a;
-    b_panel = b;
+      a += R;
 #else
-    const float* a = static_cast<const float*>(a_panel);
-    const uint32_t* b = static_cast<const uint32_t*>(b_panel);
-    for (int64_t k = 0; k < units; k++, a += 2 * R, b += kColumns) {
-      prefetch_lines<Lines>(prefetch);
       vf y[kVectors];
 #pragma GCC unroll 3
       for (int j = 0; j < kVectors; j++) y[j] = (vf)(load_bits(b + j * kWidth) << 16);
@@ -82,77 +71,68 @@ ACT_INLINE void run_chain(Accumulators<R>& acc, int64_t units, const void*& a_pa
 #pragma GCC unroll 3
       for (int j = 0; j < kVectors; j++) y[j] = (vf)(load_bits(b + j * kWidth) & 0xffff0000u);
       step<R>(acc, a + R, y);
-    }
-    a_panel = a;
-    b_panel = b;
+      a += 2 * R;
 #endif
-  }
-}
-
-template <int R>
-ACT_INLINE void add_to(Accumulators<R>& total, Accumulators<R>& acc) {
-#pragma GCC unroll 8
-  for (int i = 0; i < R; i++) {
-#pragma GCC unroll 3
-    for (int j = 0; j < kVectors; j++) {
-      total.c[i][j] = total.c[i][j] + acc.c[i][j];
-      acc.c[i][j] = zero();
-    }
-  }
-}
-
-template <bool BF16, int R, int Lines>
-ACT_INLINE void run_tile(const GemmTile& t) {
-  Accumulators<R> acc;
-  const int columns = t.columns;
-#pragma GCC unroll 8
-  for (int i = 0; i < R; i++) {
-#pragma GCC unroll 3
-    for (int j = 0; j < kVectors; j++) {
-      const int left = columns - j * kWidth;
-      const float* from = t.init + i * t.init_stride + j * kWidth;
-      acc.c[i][j] = !t.init || left <= 0 ? zero() : load_up_to(from, left);
-    }
-  }
-  if (t.next_c) {
-#pragma GCC unroll 8
-    for (int i = 0; i < R; i++) {
-#pragma GCC unroll 4
-      for (int j = 0; j < kColumns * 4; j += 64) __builtin_prefetch(reinterpret_cast<const char*>(t.next_c + i * t.c_stride) + j, 1);
-    }
-  }
-  const char* prefetch = t.prefetch;
-  const void *a = t.a, *b = t.b;
-  if (t.chain == 0) {
-    run_chain<BF16, R, Lines>(acc, t.units, a, b, prefetch);
-  } else {
-    Accumulators<R> total = acc;
-#pragma GCC unroll 8
-    for (int i = 0; i < R; i++) {
-#pragma GCC unroll 3
-      for (int j = 0; j < kVectors; j++) acc.c[i][j] = zero();
-    }
-    for (int64_t left = t.units; left > 0; left -= t.chain) {
-      run_chain<BF16, R, Lines>(acc, left < t.chain ? left : t.chain, a, b, prefetch);
-      add_to<R>(total, acc);
-    }
-    acc = total;
-  }
-#pragma GCC unroll 8
-  for (int i = 0; i < R; i++) {
-#pragma GCC unroll 3
-    for (int j = 0; j < kVectors; j++) {
-      const int left = columns - j * kWidth;
-      if (left > 0) store_up_to(t.c + i * t.c_stride + j * kWidth, acc.c[i][j], left);
     }
   }
 }
 
 template <bool BF16, int R>
 void tile(const GemmTile& t) {
-  if (!t.prefetch) return run_tile<BF16, R, 0>(t);
-  if (t.prefetch_lines == 1) return run_tile<BF16, R, 1>(t);
-  run_tile<BF16, R, kColumns * 4 / 64 ? kColumns * 4 / 64 : 1>(t);
+  // A tile at the right edge of C is worked on in a copy as wide as the panel.
+  float edge[R * kColumns];
+  const float* init = t.init;
+  int64_t init_stride = t.init_stride, c_stride = t.c_stride;
+  float* c = t.c;
+  const bool narrow = t.columns < kColumns;
+  if (narrow) {
+    for (int i = 0; init && i < R; i++) {
+      for (int j = 0; j < kColumns; j++) edge[i * kColumns + j] = j < t.columns ? init[i * init_stride + j] : 0;
+    }
+    if (init) init = edge;
+    c = edge;
+    init_stride = c_stride = kColumns;
+  }
+  if (t.next_c) {
+    for (int i = 0; i < R; i++) {
+      const char* row = reinterpret_cast<const char*>(t.next_c + i * t.c_stride);
+      for (int j = 0; j < kColumns * 4; j += 64) __builtin_prefetch(row + j, 1);
+    }
+  }
+  const float *a = static_cast<const float*>(t.a), *b = static_cast<const float*>(t.b);
+  const char* prefetch = t.prefetch;
+  const bool one = t.chain == 0;  // chain, from init on; else each starts from zero and is added
+  const int64_t length = one ? t.units : t.chain;
+  for (int64_t left = t.units; left > 0; left -= length) {
+    Accumulators<R> acc;
+#pragma GCC unroll 8
+    for (int i = 0; i < R; i++) {
+#pragma GCC unroll 3
+      for (int j = 0; j < kVectors; j++) acc.c[i][j] = one && init ? load(init + i * init_stride + j * kWidth) : zero();
+    }
+    const int64_t units = left < length ? left : length;
+    if (!prefetch) {
+      run_chain<BF16, R, 0>(acc, units, a, b, prefetch);
+    } else if (t.prefetch_lines == 1) {
+      run_chain<BF16, R, 1>(acc, units, a, b, prefetch);
+    } else {
+      run_chain<BF16, R, kColumns * 4 >= 64 ? kColumns * 4 / 64 : 1>(acc, units, a, b, prefetch);
+    }
+    const bool add = !one && init;
+#pragma GCC unroll 8
+    for (int i = 0; i < R; i++) {
+#pragma GCC unroll 3
+      for (int j = 0; j < kVectors; j++) {
+        const vf sum = add ? load(init + i * init_stride + j * kWidth) + acc.c[i][j] : acc.c[i][j];
+        store(c + i * c_stride + j * kWidth, sum);
+      }
+    }
+    init = c;
+    init_stride = c_stride;
+  }
+  if (narrow) {
+    for (int i = 0; i < R; i++) memcpy(t.c + i * t.c_stride, edge + i * kColumns, static_cast<size_t>(t.columns) * 4);
+  }
 }
 
 template <bool BF16, int R>
