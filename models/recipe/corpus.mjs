@@ -16,8 +16,8 @@ import { MOVE_WORDING } from "../../dist/environments/textworld/world.js";
 import { actionPrompt, judgmentPrompt } from "../../dist/prompts/template.js";
 import { compactTemplate } from "../../dist/prompts/templates.js";
 
-/** Percent of states in which the clumsy agent does what the expert would. */
-export const EXPERT_SHARE = 50;
+/** Percent of states in which the agent does what the expert would: clumsy at first, then a short phase of practice. */
+export const EXPERT_SHARE = { clumsy: 50, practiced: 75 };
 /** Percent of states that also ask for a judgment. */
 export const JUDGMENT_SHARE = 50;
 /** Percent of judgments that name the expert's action, before the lean to the first candidate. */
@@ -55,8 +55,9 @@ function reply(reason, action, random) {
  * One episode as samples {prompt, reply}; the prompts of later steps continue those of earlier ones.
  *
  * @param {string} seed Any text; equal seeds give equal episodes.
+ * @param {"clumsy" | "practiced"} agent
  */
-export function episodeSamples(seed) {
+export function episodeSamples(seed, agent = "clumsy") {
   const random = new IntegerRandom(`corpus/${seed}`);
   const kind = random.pick(TASK_KINDS);
   const house = generateHouse(`corpus/${seed}`, kind, "in", SETTINGS, MOVE_WORDING);
@@ -88,7 +89,7 @@ export function episodeSamples(seed) {
       ((action) => ({ action, reason: reasonFor(action, house.task) }))(random.pick(others)),
     ];
     const [expert, other] = candidates;
-    const chosen = random.chance(EXPERT_SHARE) ? expert : other;
+    const chosen = random.chance(EXPERT_SHARE[agent]) ? expert : other;
     samples.push({
       prompt: actionPrompt(compactTemplate, state, PROMPT),
       reply: reply(chosen.reason, chosen.action, random),

@@ -1,6 +1,9 @@
 #!/usr/bin/env node
 /**
- * Makes the bundled model again from nothing: `node models/recipe/make.mjs OUT_DIR [--steps N] [--threads N]`.
+ * Makes the bundled model again from nothing: `node models/recipe/make.mjs OUT_DIR [--steps N] [--practice N] [--threads N] [--from DIR]`.
+ *
+ * Two phases: `steps` steps on a clumsy agent, then `practice` steps on one that does more as the expert would, with a fresh
+ * optimizer. `--from` takes up the first phase's model from a folder and does the second only.
  *
  * Tokenizer, initial weights, corpus and order of batches depend on the seed alone, and the engine's fp32 sums do not
  * depend on the number of threads: the same processor family writes the same bytes (models/household-tiny/README.md).
@@ -18,21 +21,27 @@ import { episodeSamples } from "./corpus.mjs";
 
 const { values: flags, positionals } = parseArgs({
   allowPositionals: true,
-  options: { steps: { type: "string", default: "1700" }, threads: { type: "string", default: "2" } },
+  options: {
+    steps: { type: "string", default: "1700" },
+    practice: { type: "string", default: "500" },
+    threads: { type: "string", default: "2" },
+    from: { type: "string" },
+  },
 });
 const out = positionals[0];
 if (out === undefined) {
-  console.error("usage: node models/recipe/make.mjs OUT_DIR [--steps N] [--threads N]");
+  console.error("usage: node models/recipe/make.mjs OUT_DIR [--steps N] [--practice N] [--threads N] [--from DIR]");
   process.exit(2);
 }
 
 const SEED = 1;
-const STEPS = Number(flags.steps);
 const EPISODES_PER_STEP = 4;
-const PEAK_LEARNING_RATE = 3e-3;
+const PEAK_LEARNING_RATE = { clumsy: 3e-3, practiced: 1.5e-3 };
 const WARMUP_STEPS = 60;
 const CONTEXT = 2048;
 const TEXT_WEIGHT = 0.5;
+/** Seeds of the phases' episodes. */
+const CORPUS = { clumsy: "train", practiced: "practice" };
 
 const special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
 const added = ["<think>", "</think>", "<action>", "</action>"];
@@ -107,13 +116,13 @@ function writeFolder() {
  * Some episodes as a forest. The loss is the mean cross-entropy of the replies, plus that of the episodes' own texts at
  * `TEXT_WEIGHT`: predicting observations is what teaches so small a model to copy names.
  */
-async function makeBatch(step, tokenizer, template) {
+async function makeBatch(step, agent, tokenizer, template) {
   const builder = new ForestBuilder({ maxTreeTokens: CONTEXT });
   const replies = [];
   const texts = [];
   for (let e = 0; e < EPISODES_PER_STEP; e++) {
     let longest = null;
-    for (const sample of episodeSamples(`train/${step * EPISODES_PER_STEP + e}`)) {
+    for (const sample of episodeSamples(`${CORPUS[agent]}/${step * EPISODES_PER_STEP + e}`, agent)) {
       const prompt = await template.encode([{ role: "user", content: sample.prompt }]);
       const reply = await tokenizer.encode(`${sample.reply}<|im_end|>`);
       const tokens = Int32Array.from([...prompt, ...reply]);
@@ -152,48 +161,72 @@ function replyLoss({ replyTokens }, logprob) {
   return sum / replyTokens;
 }
 
-const learningRate = (step) =>
-  PEAK_LEARNING_RATE *
-  (step < WARMUP_STEPS
-    ? (step + 1) / WARMUP_STEPS
-    : 0.05 + 0.95 * 0.5 * (1 + Math.cos((Math.PI * (step - WARMUP_STEPS)) / (STEPS - WARMUP_STEPS))));
+/** Warm-up, then cosine down to 5 % of the peak. */
+function learningRate(step, { steps, peak }) {
+  if (step < WARMUP_STEPS) return (peak * (step + 1)) / WARMUP_STEPS;
+  return peak * (0.05 + 0.95 * 0.5 * (1 + Math.cos((Math.PI * (step - WARMUP_STEPS)) / (steps - WARMUP_STEPS))));
+}
 
-const config = writeFolder();
-const tokenizer = await Tokenizer.load(draft);
-const template = await ChatTemplate.load(tokenizer);
-const engine = await Engine.create(config, SEED, {
+/** Trains for the steps of a phase. */
+async function train(engine, phase, tokenizer, template) {
+  const begun = performance.now();
+  let seen = 0;
+  let next = makeBatch(0, phase.agent, tokenizer, template);
+  for (let step = 0; step < phase.steps; step++) {
+    const batch = await next;
+    const { built, rows } = batch;
+    next = makeBatch(step + 1, phase.agent, tokenizer, template); // prepared while the engine works
+    const { logprob } = await engine.accumulate(built.forest, rows);
+    const { gradNorm } = await engine.step({
+      learningRate: learningRate(step, phase),
+      beta1: 0.9,
+      beta2: 0.95,
+      weightDecay: 0.1,
+      maxGradNorm: 1,
+    });
+    seen += built.tokens;
+    if (step % 20 === 0 || step === phase.steps - 1) {
+      const seconds = (performance.now() - begun) / 1000;
+      console.log(
+        `${phase.agent} ${step}  reply loss ${replyLoss(batch, logprob).toFixed(4)}  gradient ${gradNorm.toFixed(2)}  ${batch.replyTokens} reply tokens, ${built.tokens} of ${built.flatTokens} tokens computed  ${Math.round(seen / seconds)} tokens/s  ${seconds.toFixed(0)} s`,
+      );
+    }
+  }
+  await next;
+}
+
+const options = {
   dtype: "fp32",
   training: true,
   threads: Number(flags.threads),
   maxBatchTokens: CONTEXT,
   maxSequences: 1,
   cacheTokens: CONTEXT,
-});
-console.log(`${engine.device}; ${engine.vocabSize} tokens`);
-const begun = performance.now();
-let seen = 0;
-let next = makeBatch(0, tokenizer, template);
-for (let step = 0; step < STEPS; step++) {
-  const batch = await next;
-  const { built, rows } = batch;
-  next = makeBatch(step + 1, tokenizer, template); // prepared while the engine works
-  const { logprob } = await engine.accumulate(built.forest, rows);
-  const { gradNorm } = await engine.step({
-    learningRate: learningRate(step),
-    beta1: 0.9,
-    beta2: 0.95,
-    weightDecay: 0.1,
-    maxGradNorm: 1,
-  });
-  seen += built.tokens;
-  if (step % 20 === 0 || step === STEPS - 1) {
-    const seconds = (performance.now() - begun) / 1000;
-    console.log(
-      `step ${step}  reply loss ${replyLoss(batch, logprob).toFixed(4)}  gradient ${gradNorm.toFixed(2)}  ${batch.replyTokens} reply tokens, ${built.tokens} of ${built.flatTokens} tokens computed  ${Math.round(seen / seconds)} tokens/s  ${seconds.toFixed(0)} s`,
-    );
-  }
+};
+const config = writeFolder();
+const tokenizer = await Tokenizer.load(draft);
+const template = await ChatTemplate.load(tokenizer);
+let first = flags.from;
+if (first === undefined) {
+  first = join(draft, "first");
+  const engine = await Engine.create(config, SEED, options);
+  console.log(`${engine.device}; ${engine.vocabSize} tokens`);
+  await train(
+    engine,
+    { agent: "clumsy", steps: Number(flags.steps), peak: PEAK_LEARNING_RATE.clumsy },
+    tokenizer,
+    template,
+  );
+  await engine.saveModel(first, { companionsFrom: draft });
+  await engine.dispose();
 }
-await next;
+const engine = await Engine.load(first, options);
+await train(
+  engine,
+  { agent: "practiced", steps: Number(flags.practice), peak: PEAK_LEARNING_RATE.practiced },
+  tokenizer,
+  template,
+);
 await engine.saveModel(out, { companionsFrom: draft });
 await engine.dispose();
 rmSync(draft, { recursive: true });
