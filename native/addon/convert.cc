@@ -28,8 +28,8 @@ template <class Integer>
 Integer integer(const Napi::Value& value, const char* key, int64_t lowest, int64_t highest) {
   const double given = number(value, key);
   if (!(given == std::floor(given)) || given < static_cast<double>(lowest) || given > static_cast<double>(highest)) {
-    throw Error("BAD_ARGUMENT", "Expected an integer from " + std::to_string(lowest) + " to " + std::to_string(highest) +
-                                    " for `" + key + "`, got " + std::to_string(given) + ".");
+    throw Error("BAD_ARGUMENT", "Expected an integer from " + std::to_string(lowest) + " to " +
+                                    std::to_string(highest) + " for `" + key + "`, got " + std::to_string(given) + ".");
   }
   return static_cast<Integer>(given);
 }
@@ -119,8 +119,9 @@ TokenBytes token_bytes(const Napi::Object& from, int32_t vocabulary) {
 void check_tokens(const std::vector<int32_t>& tokens, int32_t vocabulary, const char* key) {
   for (size_t i = 0; i < tokens.size(); ++i) {
     if (tokens[i] >= 0 && tokens[i] < vocabulary) continue;
-    throw Error("TOKEN_OUT_OF_RANGE", "Expected token ids from 0 to " + std::to_string(vocabulary - 1) + " for `" + key +
-                                          "`, got " + std::to_string(tokens[i]) + " at index " + std::to_string(i) + ".");
+    throw Error("TOKEN_OUT_OF_RANGE", "Expected token ids from 0 to " + std::to_string(vocabulary - 1) + " for `" +
+                                          key + "`, got " + std::to_string(tokens[i]) + " at index " +
+                                          std::to_string(i) + ".");
   }
 }
 

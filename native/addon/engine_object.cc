@@ -12,7 +12,8 @@ Napi::Function EngineObject::define(Napi::Env env) {
                      {
                          InstanceAccessor<&EngineObject::plan>("plan"),
                          InstanceAccessor<&EngineObject::device>("device"),
-                         InstanceAccessor<&EngineObject::optimizer_step, &EngineObject::set_optimizer_step>("optimizerStep"),
+                         InstanceAccessor<&EngineObject::optimizer_step, &EngineObject::set_optimizer_step>(
+                             "optimizerStep"),
                          InstanceMethod<&EngineObject::tensors>("tensors"),
                          InstanceMethod<&EngineObject::load_tensor>("loadTensor"),
                          InstanceMethod<&EngineObject::read_tensor>("readTensor"),
@@ -201,7 +202,8 @@ Napi::Value EngineObject::load_tensor(const Napi::CallbackInfo& info) {
     const double expected = static_cast<double>(tensor_info(name).size()) * static_cast<double>(size_of(dtype));
     if (!(offset >= 0) || length != expected) {
       throw Error("MODEL_TENSORS", "Tensor `" + name + "` takes " + std::to_string(static_cast<int64_t>(expected)) +
-                                        " bytes, but the file gives " + std::to_string(static_cast<int64_t>(length)) + ".");
+                                       " bytes, but the file gives " + std::to_string(static_cast<int64_t>(length)) +
+                                       ".");
     }
     Engine* engine = engine_.get();
     return submit_void(env, Kind::exclusive, [=](Engine::Core& core) {

@@ -1,8 +1,8 @@
 // The JavaScript object of one engine (NativeEngine in src/engine/native.ts).
 //
-// Lifetime: while an answer is owed the object holds itself and keeps the event loop alive; otherwise it is garbage like
-// any other, and collecting it stops the engine. The end of the environment (process exit, worker termination) stops the
-// engine too, before anything that its answers would need is gone.
+// Lifetime: while an answer is owed the object holds itself and keeps the event loop alive; otherwise it is garbage
+// like any other, and collecting it stops the engine. The end of the environment (process exit, worker termination)
+// stops the engine too, before anything that its answers would need is gone.
 #pragma once
 #include <napi.h>
 

@@ -294,7 +294,8 @@ void KvCache::check(std::span<CacheNode* const> tails) const {
       if (node->pins == 0 && !node->complete()) fail("unpinned and incomplete");
       if (node->pins == 0 && node->children.empty()) {
         ++evictable;
-        if (!evictable_.contains(Age{node->last_used, node->serial, const_cast<CacheNode*>(node)})) fail("eviction order");
+        const Age age{node->last_used, node->serial, const_cast<CacheNode*>(node)};
+        if (!evictable_.contains(age)) fail("eviction order");
       }
       count_pages(*node);
       cached += node->computed;

@@ -307,7 +307,8 @@ void Scheduler::sample(Batch& batch) {
   std::map<Request*, int32_t> failed;
   for (int64_t i = 0; i < count; ++i) {
     const Sequence& sequence = *batch.draws[i];
-    if (results[i].token < 0 || !std::isfinite(results[i].logprob)) failed.emplace(sequence.request, sequence.position());
+    const bool good = results[i].token >= 0 && std::isfinite(results[i].logprob);
+    if (!good) failed.emplace(sequence.request, sequence.position());
   }
   for (int64_t i = 0; i < count; ++i) {
     if (!failed.contains(batch.draws[i]->request)) accept(*batch.draws[i], results[i]);

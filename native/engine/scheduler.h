@@ -1,5 +1,5 @@
-// Continuous batching: requests join and leave between steps, and every step is one forward pass that mixes one token of
-// each running sequence with chunks of the prompts that are still being read.
+// Continuous batching: requests join and leave between steps, and every step is one forward pass that mixes one token
+// of each running sequence with chunks of the prompts that are still being read.
 //
 // Admission is first come, first served, one completion at a time: it starts when a slot is free and the worst case of
 // its pages is reserved, and so never fails for lack of memory once it runs. What a completion samples depends on the

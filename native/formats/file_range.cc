@@ -15,8 +15,8 @@ std::vector<std::byte> read_file_range(const std::string& path, uint64_t offset,
   file.seekg(static_cast<std::streamoff>(offset));
   file.read(reinterpret_cast<char*>(bytes.data()), static_cast<std::streamsize>(length));
   if (!file) {
-    throw Error("FILE_FAILED", "Failed reading " + std::to_string(length) + " bytes at " + std::to_string(offset) + " of " +
-                                   path + ": the file is shorter or damaged. Fetch it again.");
+    throw Error("FILE_FAILED", "Failed reading " + std::to_string(length) + " bytes at " + std::to_string(offset) +
+                                   " of " + path + ": the file is shorter or damaged. Fetch it again.");
   }
   return bytes;
 }

@@ -154,7 +154,7 @@ export interface NativeEngine {
   /** Backend and instruction set in words. */
   readonly device: string;
   tensors(): NativeTensorInfo[];
-  /** From a byte range of a file (memory-mapped while loading). */
+  /** From a byte range of a file. */
   loadTensor(
     name: string,
     file: string,
