@@ -7,6 +7,7 @@
  */
 import type { TrainablePolicy } from "../stages/trainable.js";
 
+/** Completions on one side, weight updates on the other; see the file's head. */
 export class SamplingGate {
   #sampling = 0;
   #updating = false;

@@ -30,6 +30,7 @@ import type { ServedGroup } from "./episode-groups.js";
 import { gatedPolicy, type SamplingGate } from "./sampling-gate.js";
 import type { EndedEpisode, EpisodeCounts, ServedEpisodes } from "./served-episodes.js";
 
+/** Settings of {@link reinforceServed} as configurations write them. */
 export const reinforceServedSchema = z.strictObject({
   steps: z.number().int().min(1).describe("optimizer steps"),
   batch: z.number().int().min(1).default(4).describe("groups of an optimizer step"),
@@ -47,6 +48,7 @@ export const reinforceServedSchema = z.strictObject({
   abort: abortSchema.prefault({}).describe("when the stage stops itself"),
   logSamples: z.number().int().min(0).default(2).describe("groups of each step written to samples.jsonl"),
 });
+/** Settings with all defaults filled in. */
 export type ReinforceServedOptions = z.infer<typeof reinforceServedSchema>;
 
 /** Where the episodes come from; `serve` gives one. */

@@ -1,6 +1,11 @@
+import { readFileSync } from "node:fs";
 import { request as httpRequest } from "node:http";
 import { connect } from "node:net";
+import { join } from "node:path";
 import { afterEach, describe, expect, it } from "vitest";
+import { servedEpisodesSchema } from "../../src/serving/served-episodes.js";
+import { serveSchema } from "../../src/serving/server.js";
+import { reinforceServedSchema } from "../../src/serving/train-served.js";
 import { chat, get, logprobAt, post, type Served, serveScript, streamed } from "./scripted-policy.js";
 
 let served: Served | null = null;
@@ -401,6 +406,17 @@ describe("the server", () => {
     });
     expect((await get(server, "/v1/models/org%2Fmine")).body).toMatchObject({ id: "org/mine", weight_version: 5 });
     expect((await get(server, "/v1/models/other")).status).toBe(404);
+  });
+
+  it("has every option in its documentation", () => {
+    const text = readFileSync(join(import.meta.dirname, "../../docs/serving.md"), "utf8");
+    const { episodes: _, ...server } = serveSchema.shape;
+    const keys = [
+      ...Object.keys(server),
+      ...Object.keys(servedEpisodesSchema.shape).map((key) => `episodes.${key}`),
+      ...Object.keys(reinforceServedSchema.shape),
+    ];
+    expect(keys.filter((key) => !text.includes(`\`${key}\``))).toEqual([]);
   });
 
   it("refuses options and addresses it cannot use", async () => {
