@@ -151,10 +151,16 @@ export async function readAllJsonl<T>(
   return records;
 }
 
+const WRITE_CHARACTERS = 1 << 18;
+
 /** Writes records one by one; the file appears, whole, on {@link JsonlWriter.commit}. */
 export class JsonlWriter {
   readonly #file: AtomicFile;
   #records = 0;
+  /** Lines not handed to the system yet: a call for each of many thousand short lines takes minutes on a busy disk. */
+  #pending: string[] = [];
+  #pendingLength = 0;
+  #closed = false;
 
   private constructor(file: AtomicFile) {
     this.#file = file;
@@ -175,16 +181,30 @@ export class JsonlWriter {
     const text = JSON.stringify(record);
     if (text === undefined)
       throw new ActError("DATA_BAD_RECORD", `${this.#file.path}, line ${this.#records + 1}: JSON cannot hold it.`);
-    await this.#file.write(`${text}\n`);
+    if (this.#closed) throw new ActError("FILE_FAILED", `Failed writing ${this.#file.path}: it is already closed.`);
+    this.#pending.push(`${text}\n`);
+    this.#pendingLength += text.length + 1;
     this.#records++;
+    if (this.#pendingLength >= WRITE_CHARACTERS) await this.#flush();
   }
 
   async commit(): Promise<void> {
+    await this.#flush();
+    this.#closed = true;
     await this.#file.commit();
+  }
+
+  async #flush(): Promise<void> {
+    if (this.#pending.length === 0) return;
+    const text = this.#pending.join("");
+    this.#pending = [];
+    this.#pendingLength = 0;
+    await this.#file.write(text);
   }
 
   /** Removes what was written. Safe to call twice, and after commit. */
   async discard(): Promise<void> {
+    this.#closed = true;
     await this.#file.discard();
   }
 }

@@ -8,15 +8,16 @@ import { EnvironmentError, type EnvironmentProvider } from "./environment.js";
 /** Options of an environment; each folder checks its own and rejects unknown keys. */
 export type EnvironmentOptions = Readonly<Record<string, unknown>>;
 
+/** Each folder checks what it is given; its type only says what it wants. */
+const as = <T>(options: EnvironmentOptions): T => options as unknown as T;
+
 const ENVIRONMENTS: Readonly<Record<string, (options: EnvironmentOptions) => Promise<EnvironmentProvider>>> = {
   household: async (options) => (await import("./household/household.js")).householdProvider(options),
-  alfworld: async (options) => {
-    const { alfworldProvider } = await import("./alfworld/alfworld.js");
-    // The folder checks what it is given; its type only says what it wants.
-    return alfworldProvider(options as unknown as Parameters<typeof alfworldProvider>[0]);
-  },
+  alfworld: async (options) => (await import("./alfworld/alfworld.js")).alfworldProvider(as(options)),
   scienceworld: async (options) => (await import("./scienceworld/provider.js")).ScienceWorldProvider.open(options),
   webshop: async (options) => (await import("./webshop/webshop.js")).webshopProvider(options),
+  openenv: async (options) => (await import("./openenv/provider.js")).OpenEnvProvider.open(as(options)),
+  agentgym: async (options) => (await import("./agentgym/provider.js")).AgentGymProvider.open(as(options)),
 };
 
 /** Names that {@link openEnvironment} knows. */

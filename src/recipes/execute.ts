@@ -47,7 +47,10 @@ export async function executeStage(stage: ResolvedStage, environment: ExecutionE
         filed(await collect(provider, collectSchema.parse(stage.options), context)),
       );
     case "import":
-      return filed(await importExperts(importSchema.parse(stage.options), context));
+      if (stage.environment === null) return filed(await importExperts(importSchema.parse(stage.options), context));
+      return withProvider(stage, async (provider) =>
+        filed(await importExperts(importSchema.parse(stage.options), context, provider)),
+      );
     case "select":
       return filed(await select(path("expert"), selectSchema.parse(stage.options), context));
     case "pair":

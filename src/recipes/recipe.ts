@@ -101,8 +101,7 @@ export function parseRecipe(value: unknown, where: string, folder: string): Reci
   const absolute = (path: string): string => (isAbsolute(path) ? path : resolve(folder, path));
   const stages = Object.entries(recipe.stages).map(([name, stage]) => {
     const spec = parseStage(stage, `${where}, stages.${name}`);
-    const options =
-      spec.kind === "import" ? { ...spec.options, file: absolute(String(spec.options.file)) } : spec.options;
+    const options = spec.kind === "import" ? withAbsolute(spec.options, ["file", "taskIds"], absolute) : spec.options;
     // Merged settings are checked here, so that a mistake shows before hours of work.
     parseOptions(engineSettingsSchema, { ...recipe.engine, ...spec.engine }, `${where}, engine of stages.${name}`);
     parseOptions(promptSchema, { ...recipe.prompt, ...spec.prompt }, `${where}, prompt of stages.${name}`);
@@ -121,6 +120,15 @@ export function parseRecipe(value: unknown, where: string, folder: string): Reci
   const checked = { name, seeds, models, environments, files, engine, prompt, summary, stages };
   checkReferences(checked, where);
   return { ...checked, stages: runningOrder(stages, where) };
+}
+
+function withAbsolute(
+  options: Readonly<Record<string, unknown>>,
+  keys: readonly string[],
+  absolute: (path: string) => string,
+): Record<string, unknown> {
+  const changed = keys.filter((key) => options[key] !== undefined).map((key) => [key, absolute(String(options[key]))]);
+  return { ...options, ...Object.fromEntries(changed) };
 }
 
 /** What a stage writes. */

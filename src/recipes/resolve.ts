@@ -21,6 +21,9 @@ export interface ResolvedStage {
 /** Path and content hash by input name. */
 export type StageInputs = Readonly<Record<string, { readonly path: string; readonly hash: string }>>;
 
+/** Options that name files: what counts is their content. */
+export const FILE_OPTIONS: readonly string[] = ["file", "taskIds"];
+
 /** Changes when a stage would compute something else from the same configuration and inputs. */
 const STAGE_VERSION = 1;
 
@@ -53,5 +56,6 @@ export function stageKeyParts(stage: ResolvedStage, inputs: StageInputs): unknow
     cacheTokens: _cache,
     ...engine
   } = stage.engine ?? {};
-  return { version: STAGE_VERSION, ...stage, engine, inputs: hashes };
+  const options = Object.fromEntries(Object.entries(stage.options).filter(([key]) => !FILE_OPTIONS.includes(key)));
+  return { version: STAGE_VERSION, ...stage, options, engine, inputs: hashes };
 }

@@ -10,7 +10,7 @@ import { beginStage, finishedStage, finishStage, pauseStage, type StageFile } fr
 import { CHECKPOINTS_FOLDER } from "../stages/training-loop.js";
 import { type ExecutionEnvironment, executeStage } from "./execute.js";
 import { isPerSeed, type NamedStage, type Recipe } from "./recipe.js";
-import { resolveStage, type StageInputs, stageKeyParts } from "./resolve.js";
+import { FILE_OPTIONS, resolveStage, type StageInputs, stageKeyParts } from "./resolve.js";
 
 /** How a run is watched. */
 export interface RunEvents {
@@ -123,6 +123,10 @@ async function inputsOf(
   externals: Map<string, string>,
 ): Promise<StageInputs> {
   const inputs: Record<string, { path: string; hash: string }> = {};
+  for (const key of FILE_OPTIONS) {
+    const path = stage.options[key];
+    if (typeof path === "string") inputs[key] = { path, hash: await hashPath(path) };
+  }
   for (const [input, name] of Object.entries(stage.inputs)) {
     if (input === "environment") continue;
     const external = recipe.models[name]?.path ?? recipe.files[name]?.path;

@@ -20,7 +20,6 @@ const inputSchemas = {
   model: z.string().describe("a model of `models`, or a stage that trains one"),
   reference: z
     .string()
-    .optional()
     .describe("model the KL term holds on to; default: the stage's own model as it was at the start"),
   environment: z.string().describe("an environment of `environments`"),
   expert: z.string().describe("a stage that writes expert decisions"),
@@ -48,9 +47,16 @@ export interface StageKind {
   readonly perSeed: boolean;
 }
 
-function kind(name: string, inputs: readonly InputName[], options: z.ZodObject): StageKind {
+function kind(
+  name: string,
+  inputs: readonly InputName[],
+  options: z.ZodObject,
+  optional: readonly InputName[] = [],
+): StageKind {
   const hasModel = inputs.includes("model");
-  const inputShape = Object.fromEntries(inputs.map((input) => [input, inputSchemas[input]]));
+  const inputShape = Object.fromEntries(
+    inputs.map((input) => [input, optional.includes(input) ? inputSchemas[input].optional() : inputSchemas[input]]),
+  );
   const seed = "seed" in options.shape;
   const schema = z.strictObject({
     stage: z.literal(name).describe("kind of the stage"),
@@ -65,13 +71,15 @@ function kind(name: string, inputs: readonly InputName[], options: z.ZodObject):
 /** Every kind; `reinforce` has two forms. */
 export const stageKinds = {
   collect: kind("collect", ["environment"], collectSchema),
-  import: kind("import", [], importSchema),
+  import: kind("import", ["environment"], importSchema, ["environment"]),
   select: kind("select", ["expert"], selectSchema),
   pair: kind("pair", ["model", "expert"], pairSchema),
-  judge: kind("judge", ["model", "pairs", "reference"], judgeSchema),
+  judge: kind("judge", ["model", "pairs", "reference"], judgeSchema, ["reference"]),
   imitate: kind("imitate", ["model", "expert"], imitateSchema),
-  "reinforce-states": kind("reinforce", ["model", "expert", "reference"], reinforceStatesSchema),
-  "reinforce-episodes": kind("reinforce", ["model", "environment", "reference"], reinforceEpisodesSchema),
+  "reinforce-states": kind("reinforce", ["model", "expert", "reference"], reinforceStatesSchema, ["reference"]),
+  "reinforce-episodes": kind("reinforce", ["model", "environment", "reference"], reinforceEpisodesSchema, [
+    "reference",
+  ]),
   evaluate: kind("evaluate", ["model", "environment"], evaluateSchema),
   assess: kind("assess", ["model", "pairs"], assessSchema),
 } as const satisfies Record<string, StageKind>;

@@ -6,17 +6,26 @@ import { join } from "node:path";
 import { z } from "zod";
 import { withFileErrors } from "../data/files.js";
 import { writeRecords } from "../data/records-file.js";
+import { emptyImportReport, readTaskIds, readTrajectories, trajectoryFormats } from "../data/trajectories/import.js";
+import { replayTrajectories, type TrajectoryReplayReport } from "../data/trajectories/replay.js";
 import type { Trajectory } from "../data/trajectory.js";
+import type { EnvironmentProvider } from "../environments/environment.js";
 import { EXPERT_FILE, expertRecordsOf, historyLength, noData } from "./collect.js";
-import { importFormats, readEpisodes } from "./import-formats.js";
 import type { StageContext } from "./stage.js";
 
 /** Keys of the stage `import`. */
 export const importSchema = z.strictObject({
   file: z.string().min(1).describe("file of recorded episodes"),
-  format: z.enum(importFormats).default("trajectory").describe("shape of the file"),
+  format: z.enum(trajectoryFormats).default("auto").describe("shape of the file"),
+  world: z.string().min(1).optional().describe("environment of all episodes; default: recognized from each"),
+  taskIds: z.string().min(1).optional().describe("AgentGym's list of ALFWorld items, to find their task ids"),
   history: historyLength,
   successOnly: z.boolean().default(true).describe("leave out episodes that are known to have failed"),
+  keep: z
+    .enum(["all", "exact"])
+    .default("all")
+    .describe("with `environment`: keep all episodes, or those that replay exactly"),
+  concurrency: z.number().int().min(1).default(4).describe("episodes replayed side by side"),
 });
 /** Options of {@link importExperts}. */
 export type ImportOptions = z.infer<typeof importSchema>;
@@ -24,42 +33,87 @@ export type ImportOptions = z.infer<typeof importSchema>;
 /** What {@link importExperts} wrote. */
 export interface ImportResult {
   readonly file: string;
-  readonly episodes: number;
+  /** Records of the source, and those of them that could not be used. */
+  readonly records: number;
+  readonly skipped: number;
+  /** The first few reasons of skipped records. */
+  readonly reasons: readonly string[];
   /** Episodes left out because they failed. */
   readonly failed: number;
+  /** Episodes written, and their decisions. */
+  readonly episodes: number;
   readonly states: number;
+  /** How episodes came out when they were played again; null where no environment was given. */
+  readonly replay: Omit<TrajectoryReplayReport, "mismatches" | "failed"> | null;
 }
+
+/** Reasons of skipped records that a result shows. */
+const REASONS = 5;
 
 /**
  * Turns the episodes of a file into `expert.jsonl`.
  *
- * @throws ActError `STAGE_NO_DATA` when nothing is left; those of reading the file.
+ * @param provider Plays the episodes again and reports how many come out as recorded; null does not.
+ * @throws ActError `STAGE_NO_DATA` when nothing is left; those of reading the file; EnvironmentError.
  */
-export async function importExperts(options: ImportOptions, context: StageContext): Promise<ImportResult> {
+export async function importExperts(
+  options: ImportOptions,
+  context: StageContext,
+  provider: EnvironmentProvider | null = null,
+): Promise<ImportResult> {
   await withFileErrors("making", context.folder, () => mkdir(context.folder, { recursive: true }));
+  const signal = context.signal === undefined ? {} : { signal: context.signal };
+  const report = emptyImportReport();
   const trajectories: Trajectory[] = [];
-  for await (const trajectory of readEpisodes(options.file, options.format)) trajectories.push(trajectory);
-  const kept = trajectories.filter((t) => !(options.successOnly && t.success === false));
+  const reading = readTrajectories(options.file, {
+    ...signal,
+    format: options.format,
+    report,
+    ...(options.world === undefined ? {} : { environment: options.world }),
+    ...(options.taskIds === undefined ? {} : { taskIds: await readTaskIds(options.taskIds) }),
+  });
+  for await (const trajectory of reading) trajectories.push(trajectory);
+  let kept = trajectories.filter((t) => !(options.successOnly && t.success === false));
+  const failed = trajectories.length - kept.length;
+  const replayed =
+    provider === null
+      ? null
+      : await replayTrajectories(kept, provider, {
+          ...signal,
+          concurrency: options.concurrency,
+          onProgress: (done) => context.onProgress?.(done, trajectories.length - failed, "replayed"),
+        });
+  if (replayed !== null && options.keep === "exact") {
+    const inexact = new Set([...replayed.mismatches.map((m) => m.episode), ...replayed.failed.map((f) => f.id)]);
+    kept = kept.filter((t) => !inexact.has(t.id));
+  }
   const [first] = kept;
-  if (first === undefined) throw noData(`${options.file} holds no episode to learn from`);
+  if (first === undefined) throw noData(`no episode of ${options.file} is left to learn from`);
   const other = kept.find((t) => t.environment !== first.environment);
   if (other !== undefined)
     throw noData(`${options.file} mixes episodes of ${first.environment} and ${other.environment}`);
+  const sameVersion = kept.every((t) => t.environment_version === first.environment_version);
   const file = join(context.folder, EXPERT_FILE);
-  const version = kept.every((t) => t.environment_version === first.environment_version)
-    ? first.environment_version
-    : null;
   const header = {
-    environment: { name: first.environment, version },
+    environment: { name: first.environment, version: sameVersion ? first.environment_version : null },
     panel: null,
     source: first.source,
     config_hash: context.configHash,
   };
-  const states = await writeRecords(
+  const records = kept.flatMap((t) => expertRecordsOf(t, options.history));
+  const states = await writeRecords(file, "expert", header, records);
+  return {
     file,
-    "expert",
-    header,
-    kept.flatMap((t) => expertRecordsOf(t, options.history)),
-  );
-  return { file, episodes: kept.length, failed: trajectories.length - kept.length, states };
+    records: report.records,
+    skipped: report.skipped.length,
+    reasons: report.skipped.slice(0, REASONS).map((s) => `${s.where}: ${s.reason}`),
+    failed,
+    episodes: kept.length,
+    states,
+    replay: replayed === null ? null : withoutDetails(replayed),
+  };
+}
+
+function withoutDetails({ mismatches: _, failed: __, ...counts }: TrajectoryReplayReport): ImportResult["replay"] {
+  return counts;
 }
