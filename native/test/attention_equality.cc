@@ -51,7 +51,9 @@ std::vector<uint64_t> sequence(uint64_t name, int from, int count) {
   for (int i = from; i < from + count; i++) ids.push_back(name * 1000 + static_cast<uint64_t>(i));
   return ids;
 }
-void append(std::vector<uint64_t>& to, const std::vector<uint64_t>& ids) { to.insert(to.end(), ids.begin(), ids.end()); }
+void append(std::vector<uint64_t>& to, const std::vector<uint64_t>& ids) {
+  to.insert(to.end(), ids.begin(), ids.end());
+}
 
 /// Results of the flat sequence prompt + tail, in one batch on one thread: what everything else must equal.
 Tensors flat(Isa isa, const std::vector<uint64_t>& ids) {
@@ -171,7 +173,8 @@ void backward_is_stable(Isa isa) {
       return all;
     };
     const OnDevice q(*b, filled(width)), k(*b, filled(kv_width)), v(*b, filled(kv_width)), dout(*b, filled(width));
-    const OnDevice out(*b, shape.rows, width), lse(*b, shape.rows, kHeads), dq(*b, shape.rows, width), dk(*b, shape.rows, kv_width), dv(*b, shape.rows, kv_width);
+    const OnDevice out(*b, shape.rows, width), lse(*b, shape.rows, kHeads), dq(*b, shape.rows, width),
+        dk(*b, shape.rows, kv_width), dv(*b, shape.rows, kv_width);
     auto pool = b->create_kv_pool(1, kKvHeads, kDim, static_cast<int>(shape.pages.size()));
     b->write_kv(*pool, 0, shape.forest(), k, v);
     b->attention(out, lse, q, *pool, 0, shape.forest(), kScale);
@@ -192,7 +195,8 @@ void attention_equality_checks(std::vector<Check>& checks) {
   for (const Isa isa : available_isas()) {
     checks.push_back({"equal attention forest and flat " + isa_name(isa), [=] { forest_equals_flat(isa); }});
     checks.push_back({"equal attention decode and prefill " + isa_name(isa), [=] { decode_equals_prefill(isa); }});
-    checks.push_back({"equal attention gradients, threads and neighbors " + isa_name(isa), [=] { backward_is_stable(isa); }});
+    checks.push_back(
+        {"equal attention gradients, threads and neighbors " + isa_name(isa), [=] { backward_is_stable(isa); }});
   }
 }
 

@@ -29,7 +29,8 @@ void counts_memory() {
         for (const int64_t rows : {1, 50, 97}) {
           const size_t before = b->allocated;
           auto w = b->create_weight(rows, 33, dtype, trainable);
-          expect(b->allocated - before == b->weight_bytes(rows, 33, dtype, trainable), "weight_bytes is not what create_weight takes");
+          expect(b->allocated - before == b->weight_bytes(rows, 33, dtype, trainable),
+                 "weight_bytes is not what create_weight takes");
           w.reset();
           expect(b->allocated == before, "a freed weight stays counted");
         }
@@ -42,7 +43,8 @@ void counts_memory() {
     {
       Buffer large(*b, 3000, 1001, DType::f32);  // its memory comes from mmap
       expect(reinterpret_cast<uintptr_t>(large.view().data) % 64 == 0, "not aligned");
-      for (int64_t i = 0; i < large.view().size(); i += 997) expect(large.view().as<float>()[i] == 0, "not zero-filled");
+      for (int64_t i = 0; i < large.view().size(); i += 997)
+        expect(large.view().as<float>()[i] == 0, "not zero-filled");
       Buffer moved = std::move(large);
       expect(!large && b->allocated == before + 3000 * 1001 * 4, "moving a buffer changes the count");
     }
@@ -91,7 +93,8 @@ void converts_weights() {
     if (!std::isnan(x)) expect(float_to_f16(x) == h, "f16 does not survive");
     if (!std::isnan(y)) expect(float_to_bf16(y) == h, "bf16 does not survive");
   }
-  expect(f16_to_float(0x0001) == 0x1p-24f && f16_to_float(0x7bff) == 65504.0f && float_to_f16(65520.0f) == 0x7c00, "f16 ends");
+  expect(f16_to_float(0x0001) == 0x1p-24f && f16_to_float(0x7bff) == 65504.0f && float_to_f16(65520.0f) == 0x7c00,
+         "f16 ends");
   Rng rng(2);
   const Tensor t = random(rng, "w", 13, 21);
   for (auto& b : {make_reference_backend(), make_cpu_backend(2)}) {
@@ -99,7 +102,8 @@ void converts_weights() {
       const auto w = make_weight(*b, t, DType::bf16, trainable);
       std::vector<uint16_t> read(t.values.size());
       b->read_weight(*w, read.data());
-      for (size_t i = 0; i < read.size(); i++) expect(read[i] == float_to_bf16(t.values[i]), "bf16 weight reads back wrong");
+      for (size_t i = 0; i < read.size(); i++)
+        expect(read[i] == float_to_bf16(t.values[i]), "bf16 weight reads back wrong");
       if (!trainable) continue;
       std::vector<float> master(t.values.size());
       b->download(master.data(), b->master(*w));
@@ -111,7 +115,8 @@ void converts_weights() {
       x.view().as<float>()[5] = 1;
       b->linear(y, false, x, *w, {});
       for (int64_t n = 0; n < 13; n++) {
-        expect(y.view().as<float>()[n] == round_to_bf16(2 * t.values[static_cast<size_t>(n * 21 + 5)]), "refresh does not reach the forward pass");
+        expect(y.view().as<float>()[n] == round_to_bf16(2 * t.values[static_cast<size_t>(n * 21 + 5)]),
+               "refresh does not reach the forward pass");
       }
     }
   }
@@ -128,7 +133,11 @@ void pool_runs_everything() {
     expect(sum == 0, "a task ran twice or not at all");
   }
   cpu::ThreadPool pool(3);
-  expect_error("ABORTED", [&] { pool.run(100, [](int64_t i, int) { if (i == 40) throw Error("ABORTED", ""); }); });
+  expect_error("ABORTED", [&] {
+    pool.run(100, [](int64_t i, int) {
+      if (i == 40) throw Error("ABORTED", "");
+    });
+  });
   std::atomic<int> after{0};
   pool.run(50, [&](int64_t, int) { after++; });
   expect(after == 50, "the pool is broken after an exception");
@@ -161,7 +170,8 @@ void exponential_is_accurate(Isa isa) {
   const float edges[] = {-INFINITY, INFINITY, 200, -200, NAN};
   float out[5];
   k.exp(out, edges, 5);
-  expect(out[0] == 0 && std::isinf(out[1]) && std::isinf(out[2]) && out[3] == 0 && std::isnan(out[4]), "exp at the edges");
+  expect(out[0] == 0 && std::isinf(out[1]) && std::isinf(out[2]) && out[3] == 0 && std::isnan(out[4]),
+         "exp at the edges");
 }
 
 }  // namespace

@@ -38,7 +38,8 @@ Tensors head_results(Backend& b, const Tensor& hidden, const Tensor& w, DType dt
   const std::vector<float> one(target.size(), 1), small(target.size(), 0.01f);
   Tensor logp = zeros("logprob", 1, hidden.rows), entropy = logp;
   LossRows rows;
-  rows.count = hidden.rows, rows.target = target.data(), rows.ce_weight = one.data(), rows.entropy_weight = small.data();
+  rows.count = hidden.rows, rows.target = target.data(), rows.ce_weight = one.data(),
+  rows.entropy_weight = small.data();
   LossResults r;
   r.logprob = logp.values.data(), r.entropy = entropy.values.data();
   b.head_loss(r, dh, dw, h, *head, rows);
@@ -62,7 +63,8 @@ void add_product_checks(std::vector<Check>& checks, Isa isa, DType dtype) {
                       auto b = make_cpu_backend(2, isa);
                       const Tensors whole = layer(*b, data.x, data.w, data.dy, dtype);
                       for (const auto& [first, count] : {std::pair{0, 1}, {149, 1}, {7, 13}, {64, 70}}) {
-                        const Tensors part = layer(*b, rows_of(data.x, first, count), data.w, rows_of(data.dy, first, count), dtype);
+                        const Tensors part =
+                            layer(*b, rows_of(data.x, first, count), data.w, rows_of(data.dy, first, count), dtype);
                         expect_same_bits(part[0], rows_of(whole[0], first, count), "y");
                         expect_same_bits(part[1], rows_of(whole[1], first, count), "dx");
                       }
@@ -72,15 +74,16 @@ void add_product_checks(std::vector<Check>& checks, Isa isa, DType dtype) {
                       auto b = make_cpu_backend(2, isa);
                       const Tensor whole = layer(*b, data.x, data.w, data.dy, dtype)[2];
                       const OnDevice dw(*b, data.w.rows, data.w.cols);
-                      for (const auto& [first, count] : {std::pair{0, 2}, {2, 96}, {98, 52}}) {  // even: bf16 takes pairs
+                      for (const auto& [first, count] :
+                           {std::pair{0, 2}, {2, 96}, {98, 52}}) {  // even: bf16 takes pairs
                         const OnDevice x(*b, rows_of(data.x, first, count)), dy(*b, rows_of(data.dy, first, count));
                         b->linear_backward_weight(dw, dy, x, dtype);
                       }
                       expect_same_bits(dw.read("dw"), whole, "dw");
                     }});
   checks.push_back({"equal accumulating as one longer chain" + tail, [=] {
-                      // y += x2 W2^T after y = x1 W1^T is the product of the concatenated inner index, where fp32 is cut at
-                      // a multiple of 64.
+                      // y += x2 W2^T after y = x1 W1^T is the product of the concatenated inner index, where fp32 is
+                      // cut at a multiple of 64.
                       const LayerData data;
                       auto b = make_cpu_backend(2, isa);
                       auto columns = [](const Tensor& t, int64_t first, int64_t count) {
@@ -104,7 +107,8 @@ void add_product_checks(std::vector<Check>& checks, Isa isa, DType dtype) {
                       // Large enough a vocabulary that 64 MiB of logits hold fewer than all rows.
                       const Tensor w = random(rng, "w", 140001, 8, 0.3), hidden = random(rng, "h", 124, 8);
                       auto one = make_cpu_backend(1, isa), two = make_cpu_backend(2, isa);
-                      const Tensors all = head_results(*one, hidden, w, dtype), again = head_results(*two, hidden, w, dtype);
+                      const Tensors all = head_results(*one, hidden, w, dtype),
+                                    again = head_results(*two, hidden, w, dtype);
                       for (size_t i = 0; i < all.size(); i++) expect_same_bits(again[i], all[i], all[i].name);
                       const Tensors alone = head_results(*two, rows_of(hidden, 0, 1), w, dtype);
                       expect_same_bits(alone[2], rows_of(all[2], 0, 1), "dhidden");
@@ -124,7 +128,8 @@ void equality_checks(std::vector<Check>& checks) {
   }
   for (const Isa isa : available_isas()) {
     checks.push_back({"equal fp32 chains written out " + isa_name(isa), [=] {
-                        // The contract to the letter: chains of 64 fused multiply-adds over ascending k, whatever the blocks.
+                        // The contract to the letter: chains of 64 fused multiply-adds over ascending k, whatever the
+                        // blocks.
                         if (isa == Isa::portable) return;  // no fused multiply-add to compare with
                         Rng rng(3);
                         const Tensor x = random(rng, "x", 3, 1000), w = random(rng, "w", 5, 1000);
@@ -150,7 +155,8 @@ void equality_checks(std::vector<Check>& checks) {
                       }});
     checks.push_back({"equal gradients of vectors split and whole " + isa_name(isa), [=] {
                         Rng rng(9);
-                        const Tensor x = random(rng, "x", 40, 200), dy = random(rng, "dy", 40, 200), w = random(rng, "w", 1, 200);
+                        const Tensor x = random(rng, "x", 40, 200), dy = random(rng, "dy", 40, 200),
+                                     w = random(rng, "w", 1, 200);
                         const std::vector<int32_t> ids{4, 1, 1, 0, 4, 4, 2, 1, 0, 3};
                         auto results = [&](int threads, std::initializer_list<std::pair<int, int>> parts) {
                           auto b = make_cpu_backend(threads, isa);

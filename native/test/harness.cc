@@ -32,7 +32,8 @@ Tensor absolute(Tensor t) {
   return t;
 }
 
-OnDevice::OnDevice(Backend& backend, const Tensor& t) : backend_(backend), buffer_(backend, t.rows, t.cols, DType::f32) {
+OnDevice::OnDevice(Backend& backend, const Tensor& t)
+    : backend_(backend), buffer_(backend, t.rows, t.cols, DType::f32) {
   backend.upload(buffer_.view(), t.values.data());
 }
 
@@ -83,7 +84,8 @@ std::string isa_name(Isa isa) {
 int32_t ForestShape::add(int32_t parent, int32_t keys, int32_t queries, int32_t first_lane) {
   Segment s{};
   s.parent = parent;
-  s.position = parent < 0 ? 0 : segments[static_cast<size_t>(parent)].position + segments[static_cast<size_t>(parent)].key_count;
+  s.position =
+      parent < 0 ? 0 : segments[static_cast<size_t>(parent)].position + segments[static_cast<size_t>(parent)].key_count;
   s.key_count = keys;
   s.first_page = static_cast<int32_t>(pages.size());
   s.first_lane = first_lane;

@@ -15,7 +15,8 @@ struct Head {
   }
 };
 
-std::vector<SampleResult> sample(Backend& b, const Head& h, const std::vector<SampleParams>& params, DType dtype = DType::f32) {
+std::vector<SampleResult> sample(Backend& b, const Head& h, const std::vector<SampleParams>& params,
+                                 DType dtype = DType::f32) {
   const auto head = make_weight(b, h.w, dtype, false);
   const OnDevice hidden(b, h.hidden);
   std::vector<SampleResult> results(params.size());
@@ -77,7 +78,8 @@ void equals_loss(Isa isa, DType dtype) {
     LossResults r;
     r.logprob = &logprob, r.entropy = &entropy, r.ratio = &ratio;
     b->head_loss(r, {}, {}, hidden, *head, loss);
-    expect(logprob == s.logprob && entropy == s.entropy && ratio == 1, "row " + std::to_string(i) + " differs from head_loss");
+    expect(logprob == s.logprob && entropy == s.entropy && ratio == 1,
+           "row " + std::to_string(i) + " differs from head_loss");
     // Untruncated at temperature 1 both distributions are one; the sums are made in different orders.
     expect(std::fabs(s.sampling_logprob - s.logprob) <= 200 * kRoundoff * 8 && s.kept_mass == 1, "sampling_logprob");
   }
@@ -89,7 +91,8 @@ void edges(Isa isa) {
   Head h(2, 100);
   h.hidden = zeros("hidden", 2, 24);
   h.hidden.values[0] = h.hidden.values[24] = 1;
-  for (int64_t n = 0; n < 100; n++) h.w.values[static_cast<size_t>(n * 24)] = n == 40 || n == 71 ? 2.0f : n > 90 ? -200.0f : 0.5f;
+  for (int64_t n = 0; n < 100; n++)
+    h.w.values[static_cast<size_t>(n * 24)] = n == 40 || n == 71 ? 2.0f : n > 90 ? -200.0f : 0.5f;
   std::vector<SampleParams> params(2);
   params[0].temperature = 0;
   params[1].uniform = 1 - 0x1p-53;
@@ -129,7 +132,8 @@ void follows_distribution() {
   }
   for (size_t i = 0; i < 12; i++) {
     const double sigma = std::sqrt(draws * p[i] * (1 - p[i]));
-    expect(std::fabs(count[i] - draws * p[i]) <= 5 * sigma + 1e-9, "token " + std::to_string(i) + " is drawn too often or too rarely");
+    expect(std::fabs(count[i] - draws * p[i]) <= 5 * sigma + 1e-9,
+           "token " + std::to_string(i) + " is drawn too often or too rarely");
   }
 }
 
@@ -139,7 +143,8 @@ void sampling_checks(std::vector<Check>& checks) {
   for (const Isa isa : available_isas()) {
     checks.push_back({"sampling matches the reference " + isa_name(isa), [=] { matches_reference(isa); }});
     checks.push_back({"sampling log-probs are the loss's f32 " + isa_name(isa), [=] { equals_loss(isa, DType::f32); }});
-    checks.push_back({"sampling log-probs are the loss's bf16 " + isa_name(isa), [=] { equals_loss(isa, DType::bf16); }});
+    checks.push_back(
+        {"sampling log-probs are the loss's bf16 " + isa_name(isa), [=] { equals_loss(isa, DType::bf16); }});
     checks.push_back({"sampling at the edges " + isa_name(isa), [=] { edges(isa); }});
   }
   checks.push_back({"sampling follows the distribution", follows_distribution});

@@ -1,7 +1,7 @@
-// Attention over the forest. A task is one tile of queries with one key-value head: all scores of a row lie in scratch by
-// absolute position, then the softmax, then the weighted values. Two passes cost a little more than a running softmax, but
-// a row's bits then depend on nothing but its own keys: decoding page by page, prefill in pieces and training on forests
-// agree exactly (ops.h).
+// Attention over the forest. A task is one tile of queries with one key-value head: all scores of a row lie in scratch
+// by absolute position, then the softmax, then the weighted values. Two passes cost a little more than a running
+// softmax, but a row's bits then depend on nothing but its own keys: decoding page by page, prefill in pieces and
+// training on forests agree exactly (ops.h).
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -132,7 +132,8 @@ void CpuBackend::attention(View out, View lse, View q, const KvPool& base, int l
   const AttentionPlan& plan = plan_for(pool, forest, static_cast<int>(group));
 
   int64_t widest = 0;
-  for (const Tile& tile : plan.tiles) widest = std::max(widest, tile.queries * group * (score_stride(tile.keys) + 2 * padded));
+  for (const Tile& tile : plan.tiles)
+    widest = std::max(widest, tile.queries * group * (score_stride(tile.keys) + 2 * padded));
   float* const scratch = attention_scratch_.get(*this, widest * pool_.threads());
 
   pool_.run(static_cast<int64_t>(plan.tiles.size()) * pool.kv_heads, [&](int64_t task, int thread) {

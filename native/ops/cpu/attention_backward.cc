@@ -1,7 +1,7 @@
 // Gradients of attention. With P the softmax row, o = P V and ds = P * (do V^T - do . o) * scale:
 //   dq = ds K,  dk = ds^T q,  dv = P^T do.
-// A task is one tree with one key-value head: it alone owns the gradients of the tree's keys, so their chains run over the
-// tree's queries in depth-first order whatever the threads do.
+// A task is one tree with one key-value head: it alone owns the gradients of the tree's keys, so their chains run over
+// the tree's queries in depth-first order whatever the threads do.
 #include <algorithm>
 #include <cmath>
 
@@ -15,16 +15,12 @@ constexpr int32_t kRunsPerCall = 64;
 
 /// Keys and values of one tree and head, repacked: segment by segment in pages of their own.
 struct TreeKeys {
-  std::vector<int64_t> first_page;  // by position in the tree's segment list
-  int64_t pages = 0;
-  float *keys, *values;             // transposed pages [d][16]
-  float* key_rows;                  // [pages * 16][padded d]
-  float *dk, *dv;                   // [pages * 16][padded d]
+  float *keys, *values;  // transposed pages [d][16]
+  float* key_rows;       // [pages * 16][padded d]
+  float *dk, *dv;        // [pages * 16][padded d]
 };
 
-int64_t tree_floats(int64_t pages, int64_t d, int64_t padded) {
-  return pages * kPageKeys * (2 * d + 3 * padded);
-}
+int64_t tree_floats(int64_t pages, int64_t d, int64_t padded) { return pages * kPageKeys * (2 * d + 3 * padded); }
 
 }  // namespace
 
@@ -90,9 +86,9 @@ void CpuBackend::attention_backward(View dq, View dk, View dv, View dout, View o
       const Segment& s = forest.segments[static_cast<size_t>(index)];
       for (int32_t i = 0; i < s.key_count; i++) {
         const int32_t lane = (s.first_lane + i) % kPageKeys;
-        const float* page = pool.pages_of(layer, static_cast<int>(head)) +
-                            forest.pages[static_cast<size_t>(s.first_page + (s.first_lane + i) / kPageKeys)] *
-                                pool.page_floats;
+        const float* page =
+            pool.pages_of(layer, static_cast<int>(head)) +
+            forest.pages[static_cast<size_t>(s.first_page + (s.first_lane + i) / kPageKeys)] * pool.page_floats;
         const int64_t to_page = first_page[static_cast<size_t>(index)] + i / kPageKeys, to_lane = i % kPageKeys;
         float* key = keys.keys + to_page * d * kPageKeys + to_lane;
         float* value = keys.values + to_page * d * kPageKeys + to_lane;

@@ -8,8 +8,8 @@
 namespace act::cpu {
 namespace {
 
-/// Rows (queries times heads of a group) a tile should have: enough to pay for reading a page, few enough that there are
-/// tiles for every thread.
+/// Rows (queries times heads of a group) a tile should have: enough to pay for reading a page, few enough that there
+/// are tiles for every thread.
 constexpr int32_t kTileRows = 64;
 /// Scores of one tile stay in the second-level cache or close to it.
 constexpr int64_t kTileScores = 1 << 20;

@@ -9,8 +9,8 @@ struct Visit {
   int32_t segment, first, last;
 };
 
-/// Queries of one tree in depth-first order, so that the queries which see a segment are neighbors, and the visits in the
-/// same order, so that each query meets its keys in ascending position.
+/// Queries of one tree in depth-first order, so that the queries which see a segment are neighbors, and the visits in
+/// the same order, so that each query meets its keys in ascending position.
 struct Tile {
   int32_t first_query, queries;  // into AttentionPlan::queries
   int32_t first_visit, visits;   // into AttentionPlan::visits

@@ -1,5 +1,6 @@
-// The vectorized, threaded backend for host memory. Operations here decide what runs where (this folder); the arithmetic
-// of one thread is in kernels/. One engine thread at a time may call a backend; several backends are independent.
+// The vectorized, threaded backend for host memory. Operations here decide what runs where (this folder); the
+// arithmetic of one thread is in kernels/. One engine thread at a time may call a backend; several backends are
+// independent.
 #pragma once
 #include <algorithm>
 #include <map>

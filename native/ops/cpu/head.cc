@@ -12,9 +12,7 @@ namespace {
 constexpr int64_t kLogitBytes = int64_t{64} << 20;
 
 /// Rows of logits that exist at once; even, because bf16 products take rows in pairs.
-int64_t rows_per_chunk(int64_t vocabulary) {
-  return std::max<int64_t>(2, kLogitBytes / (vocabulary * 4) / 2 * 2);
-}
+int64_t rows_per_chunk(int64_t vocabulary) { return std::max<int64_t>(2, kLogitBytes / (vocabulary * 4) / 2 * 2); }
 
 double at(const float* stream, int64_t i) { return stream ? static_cast<double>(stream[i]) : 0; }
 

@@ -15,7 +15,9 @@ constexpr int64_t kPositionsPerBlock = 256;
 /// Elements per block of a sum over a whole parameter; part of its fixed order.
 constexpr int64_t kSumBlock = 65536;
 
-int64_t rows_per_task(int64_t columns) { return std::max<int64_t>(1, kElementsPerTask / std::max<int64_t>(1, columns)); }
+int64_t rows_per_task(int64_t columns) {
+  return std::max<int64_t>(1, kElementsPerTask / std::max<int64_t>(1, columns));
+}
 
 }  // namespace
 
@@ -57,8 +59,8 @@ void CpuBackend::rms_norm(View y, View rstd, View x, View weight, float eps) {
   require_shape(y, x.rows, x.cols, "rms_norm: y must have x's shape");
   for_pieces(x.rows, rows_per_task(x.cols), [&](int64_t first, int64_t count) {
     for (int64_t t = first; t < first + count; t++) {
-      const float r = kernels_.rms_norm(y.as<float>() + t * x.cols, x.as<float>() + t * x.cols, weight.as<float>(), eps,
-                                        x.cols);
+      const float r =
+          kernels_.rms_norm(y.as<float>() + t * x.cols, x.as<float>() + t * x.cols, weight.as<float>(), eps, x.cols);
       if (rstd.data) rstd.as<float>()[t] = r;
     }
   });
@@ -155,9 +157,8 @@ void CpuBackend::swiglu_backward(View dgate, View dup, View dy, View gate, View 
 
 void CpuBackend::add(View y, View x) {
   require(y.size() == x.size(), "add: both views must have one shape");
-  for_pieces(y.size(), kElementsPerTask, [&](int64_t first, int64_t count) {
-    kernels_.add(y.as<float>() + first, x.as<float>() + first, count);
-  });
+  for_pieces(y.size(), kElementsPerTask,
+             [&](int64_t first, int64_t count) { kernels_.add(y.as<float>() + first, x.as<float>() + first, count); });
 }
 
 void CpuBackend::scale(View y, float factor) {
@@ -176,9 +177,9 @@ double CpuBackend::sum_of_squares(View x) {
 }
 
 void CpuBackend::adamw(View parameter, View gradient, View moment1, View moment2, const AdamW& o) {
-  require(gradient.size() == parameter.size() && moment1.size() == parameter.size() &&
-              moment2.size() == parameter.size(),
-          "adamw: parameter, gradient and moments must have one shape");
+  require(
+      gradient.size() == parameter.size() && moment1.size() == parameter.size() && moment2.size() == parameter.size(),
+      "adamw: parameter, gradient and moments must have one shape");
   AdamWScalars s{o.learning_rate, o.beta1, o.beta2, o.epsilon, o.weight_decay, o.grad_scale, 0, 0};
   s.correction1 = static_cast<float>(1 / (1 - std::pow(static_cast<double>(o.beta1), static_cast<double>(o.step))));
   s.correction2 = static_cast<float>(1 / (1 - std::pow(static_cast<double>(o.beta2), static_cast<double>(o.step))));

@@ -1,8 +1,9 @@
 // Matrix products: the three products of a linear layer as one driver.
 //
 // C[M, N] = A[M, K] B[K, N]. A is packed in panels of up to 8 rows, B in panels of up to 48 columns, both in blocks of
-// the inner index; tasks are rectangles of C. Nothing of this changes a bit of the result: each element of C is a sum over
-// ascending inner indices that continues from memory between blocks (kernels/gemm.cc), and chains end where blocks do.
+// the inner index; tasks are rectangles of C. Nothing of this changes a bit of the result: each element of C is a sum
+// over ascending inner indices that continues from memory between blocks (kernels/gemm.cc), and chains end where blocks
+// do.
 #include <algorithm>
 
 #include "cpu_backend.h"
@@ -26,7 +27,8 @@ int64_t inner_block(int64_t units) {
   return ceil_div(ceil_div(units, blocks), kChain) * kChain;
 }
 
-/// The packed form of one operand for a range of inner indices: panels of rows (of A) or columns (of B), block after block.
+/// The packed form of one operand for a range of inner indices: panels of rows (of A) or columns (of B), block after
+/// block.
 struct Panels {
   PanelFormat format;
   int64_t rows;   // of the operand
@@ -93,7 +95,8 @@ void CpuBackend::pack_weight(CpuWeight& w) {
   const int64_t per_unit = bf16 ? 2 : 1, units = ceil_div(w.cols, per_unit), width = kernels_.gemm_columns;
   const PackSource source{w.row_major.view().data, w.cols, w.row_major.view().dtype == DType::bf16, true, 1};
   const Panels panels{bf16 ? PanelFormat::pairs : PanelFormat::f32, w.rows, ceil_div(w.rows, width), width};
-  const Packing packing{source, panels, w.packed.view().as<uint32_t>(), 0, 0, units, inner_block(units), w.cols, per_unit};
+  const Packing packing{source, panels,  w.packed.view().as<uint32_t>(), 0, 0, units, inner_block(units),
+                        w.cols, per_unit};
   pool_.run(packing.tasks(), [&](int64_t task, int) { packing.run(kernels_, task); });
 }
 

@@ -59,8 +59,8 @@ Entry last_of_top_k(const Candidates& c, int64_t k) {
   return heap.front();
 }
 
-/// The worst of the smallest set of best candidates whose mass reaches top_p of `total`. Candidates are gathered above a
-/// falling threshold of mass, so that few are looked at twice, and a selection halves the range that holds the one
+/// The worst of the smallest set of best candidates whose mass reaches top_p of `total`. Candidates are gathered above
+/// a falling threshold of mass, so that few are looked at twice, and a selection halves the range that holds the one
 /// looked for, so that nothing is sorted.
 Entry last_of_top_p(const Candidates& c, double top_p, double total) {
   std::vector<Entry> entries;
@@ -132,8 +132,9 @@ SampleResult sample_row(const Kernels& kernels, const float* logits, int64_t voc
           "head_sample: expected temperature >= 0, 0 < top_p <= 1, 0 <= min_p <= 1, top_k >= 0, 0 <= uniform < 1");
   const LogSoftmax s = log_softmax_stats(kernels, logits, 1, vocabulary);
   if (!std::isfinite(s.stats.sum) || !std::isfinite(s.stats.max)) {
-    throw Error("NUMERICS", "the logits hold a NaN or an infinity; check the weights for NaN, or lower the learning rate "
-                            "if this happened during training");
+    throw Error("NUMERICS",
+                "the logits hold a NaN or an infinity; check the weights for NaN, or lower the learning rate "
+                "if this happened during training");
   }
   SampleResult result;
   result.entropy = s.entropy;
@@ -182,7 +183,8 @@ SampleResult sample_row(const Kernels& kernels, const float* logits, int64_t voc
   if (params.min_p > 0) narrow([&](int64_t i) { return c.mass[i] >= params.min_p; });
   const int64_t i = draw(c, params.uniform * left, kernels, max, inverse_temperature);
   const int32_t token = c.id(i);
-  const double z = (static_cast<double>(logits[token]) - static_cast<double>(max)) * static_cast<double>(inverse_temperature);
+  const double z =
+      (static_cast<double>(logits[token]) - static_cast<double>(max)) * static_cast<double>(inverse_temperature);
   result.sampling_logprob = static_cast<float>(z - std::log(left));
   result.kept_mass = static_cast<float>(left / all);
   return finish(token);

@@ -85,8 +85,7 @@ void ThreadPool::helper(int thread) noexcept {
     seen = epoch_.load(std::memory_order_acquire);
     if (stop_.load()) return;
     uint32_t inside = gate_.load(std::memory_order_acquire);
-    while (!(inside & kClosed) && !gate_.compare_exchange_weak(inside, inside + 1, std::memory_order_acq_rel)) {
-    }
+    while (!(inside & kClosed) && !gate_.compare_exchange_weak(inside, inside + 1, std::memory_order_acq_rel)) {}
     if (inside & kClosed) continue;
     work(thread);
     if (gate_.fetch_sub(1, std::memory_order_acq_rel) - 1 == kClosed) gate_.notify_one();

@@ -1,5 +1,5 @@
-// The threads of one CPU backend. The caller takes part; helpers spin briefly for the next job and then sleep. A job never
-// waits for a helper that has not started on it, so an oversubscribed machine costs speed but no stalls.
+// The threads of one CPU backend. The caller takes part; helpers spin briefly for the next job and then sleep. A job
+// never waits for a helper that has not started on it, so an oversubscribed machine costs speed but no stalls.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -19,8 +19,8 @@ class ThreadPool {
 
   int threads() const { return static_cast<int>(helpers_.size()) + 1; }
 
-  /// Calls task(index, thread) for every index < count, in no particular order; thread < threads(). Returns when all are
-  /// done; the first exception of a task is thrown here.
+  /// Calls task(index, thread) for every index < count, in no particular order; thread < threads(). Returns when all
+  /// are done; the first exception of a task is thrown here.
   template <class Task>
   void run(int64_t count, Task&& task) {
     if (count <= 0) return;
@@ -28,8 +28,9 @@ class ThreadPool {
       for (int64_t i = 0; i < count; i++) task(i, 0);
       return;
     }
-    run_job(count, [](void* context, int64_t index, int thread) { (*static_cast<Task*>(context))(index, thread); },
-            const_cast<void*>(static_cast<const void*>(&task)));
+    run_job(
+        count, [](void* context, int64_t index, int thread) { (*static_cast<Task*>(context))(index, thread); },
+        const_cast<void*>(static_cast<const void*>(&task)));
   }
 
  private:
@@ -40,7 +41,7 @@ class ThreadPool {
 
   std::vector<std::thread> helpers_;
   std::atomic<bool> stop_{false};
-  std::atomic<uint32_t> epoch_{0};      // one up for every job; what helpers sleep on
+  std::atomic<uint32_t> epoch_{0};       // one up for every job; what helpers sleep on
   std::atomic<uint32_t> gate_{kClosed};  // helpers inside the job, and whether more may enter
   static constexpr uint32_t kClosed = 1u << 31;
 

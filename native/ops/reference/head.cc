@@ -103,7 +103,8 @@ void ReferenceBackend::head_loss(LossResults& results, View dhidden, View dw, Vi
       if (!dw.data) continue;
       const float raw = hidden.as<float>()[i * w.cols + k];
       const double x = w.dtype == DType::bf16 ? round_to_bf16(raw) : raw;
-      for (size_t j = 0; j < logp.size(); j++) dw_sum[j * static_cast<size_t>(w.cols) + static_cast<size_t>(k)] += dlogits[j] * x;
+      for (size_t j = 0; j < logp.size(); j++)
+        dw_sum[j * static_cast<size_t>(w.cols) + static_cast<size_t>(k)] += dlogits[j] * x;
     }
   }
   for (size_t i = 0; i < dw_sum.size(); i++) dw.as<float>()[i] += static_cast<float>(dw_sum[i]);

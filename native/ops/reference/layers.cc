@@ -154,7 +154,8 @@ void ReferenceBackend::linear_backward_weight(View dw, View dy, View x, DType dt
       float& out = dw.as<float>()[n * x.cols + k];
       double sum = out;
       for (int64_t t = 0; t < dy.rows; t++) {
-        sum += operand(dy.as<float>()[t * dy.cols + n], scale, dtype) * operand(x.as<float>()[t * x.cols + k], 1, dtype);
+        sum +=
+            operand(dy.as<float>()[t * dy.cols + n], scale, dtype) * operand(x.as<float>()[t * x.cols + k], 1, dtype);
       }
       out = static_cast<float>(sum);
     }

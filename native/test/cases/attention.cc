@@ -13,7 +13,11 @@ struct AttentionCase final : Case {
   float scale;
 
   AttentionCase(std::string what, int heads, int kv_heads, int dim, ForestShape shape)
-      : heads(heads), kv_heads(kv_heads), dim(dim), shape(std::move(shape)), scale(static_cast<float>(1 / std::sqrt(dim))) {
+      : heads(heads),
+        kv_heads(kv_heads),
+        dim(dim),
+        shape(std::move(shape)),
+        scale(static_cast<float>(1 / std::sqrt(dim))) {
     all_queries = true;
     for (const Segment& s : this->shape.segments) all_queries = all_queries && s.key_count == s.query_count;
     name = "attention " + std::move(what) + " H=" + std::to_string(heads) + "/" + std::to_string(kv_heads) +
@@ -38,7 +42,9 @@ struct AttentionCase final : Case {
       s.query_count = s.key_count;
       s.query_row = static_cast<int32_t>(before.rows);
       before.rows += s.query_count;
-      s.position = s.parent < 0 ? 0 : before.segments[static_cast<size_t>(s.parent)].position + before.segments[static_cast<size_t>(s.parent)].key_count;
+      s.position = s.parent < 0 ? 0
+                                : before.segments[static_cast<size_t>(s.parent)].position +
+                                      before.segments[static_cast<size_t>(s.parent)].key_count;
     }
     if (before.rows > 0) {
       const OnDevice k(b, in[3]), v(b, in[4]);
@@ -63,16 +69,17 @@ struct AttentionCase final : Case {
     b.attention_backward(dq, dk, dv, dout, out, lse, q, *pool, 1, shape.forest(), scale);
     return {dq.read("dq"), dk.read("dk"), dv.read("dv")};
   }
-  // A score's error e is at most (2 d + 4) u times the largest scale * sum |q_i k_i|. It moves a probability by the factor
-  // 1 + 2 e, and every sum of n terms adds at most (2 n + 8) u. So: relative error r = 2 e + (2 n + 2 d + 24) u of each
-  // product p |v|, and of each p (|do| |v| + |do| |o|) |k| or |q| in the gradients.
+  // A score's error e is at most (2 d + 4) u times the largest scale * sum |q_i k_i|. It moves a probability by the
+  // factor 1 + 2 e, and every sum of n terms adds at most (2 n + 8) u. So: relative error r = 2 e + (2 n + 2 d + 24) u
+  // of each product p |v|, and of each p (|do| |v| + |do| |o|) |k| or |q| in the gradients.
   Tensors bounds(Backend& reference, const Tensors& in, const Tensors& seeds) const override {
     double biggest = 0, keys = 0, value = 0, grad = 0, key = 0;
     auto largest_norm = [&](const Tensor& t) {
       double most = 0;
       for (size_t i = 0; i < t.values.size(); i += static_cast<size_t>(dim)) {
         double sum = 0;
-        for (size_t c = 0; c < static_cast<size_t>(dim); c++) sum += static_cast<double>(t.values[i + c]) * t.values[i + c];
+        for (size_t c = 0; c < static_cast<size_t>(dim); c++)
+          sum += static_cast<double>(t.values[i + c]) * t.values[i + c];
         most = std::max(most, std::sqrt(sum));
       }
       return most;
@@ -157,7 +164,8 @@ void add_attention_timing(std::vector<Timing>& timings, std::string name, const 
     b.attention(*s->out, *s->lse, *s->q, *s->pool, 0, s->shape.forest(), 0.125f);
     return [s, backward, &b] {
       if (backward) {
-        b.attention_backward(*s->dq, *s->dk, *s->dv, *s->q, *s->out, *s->lse, *s->q, *s->pool, 0, s->shape.forest(), 0.125f);
+        b.attention_backward(*s->dq, *s->dk, *s->dv, *s->q, *s->out, *s->lse, *s->q, *s->pool, 0, s->shape.forest(),
+                             0.125f);
       } else {
         b.attention(*s->out, *s->lse, *s->q, *s->pool, 0, s->shape.forest(), 0.125f);
       }

@@ -12,7 +12,12 @@ struct HeadCase final : Case {
   KlEstimator kl;
   float inverse_temperature;
   HeadCase(int64_t rows, int64_t vocabulary, int64_t width, DType dtype, KlEstimator kl, float inverse_temperature)
-      : rows(rows), vocabulary(vocabulary), width(width), dtype(dtype), kl(kl), inverse_temperature(inverse_temperature) {
+      : rows(rows),
+        vocabulary(vocabulary),
+        width(width),
+        dtype(dtype),
+        kl(kl),
+        inverse_temperature(inverse_temperature) {
     name = std::string("head ") + (dtype == DType::f32 ? "f32" : "bf16") + " " + std::to_string(rows) + "x" +
            std::to_string(vocabulary) + "x" + std::to_string(width) + " k" + std::to_string(static_cast<int>(kl) + 1);
   }
@@ -52,7 +57,8 @@ struct HeadCase final : Case {
     return r;
   }
   Tensors inputs(Rng& rng) const override {
-    return {random(rng, "hidden", rows, width), random(rng, "head", vocabulary, width, 0.5 / std::sqrt(static_cast<double>(width)))};
+    return {random(rng, "hidden", rows, width),
+            random(rng, "head", vocabulary, width, 0.5 / std::sqrt(static_cast<double>(width)))};
   }
   Tensors run(Backend& b, const Tensors& in, bool gradients) const {
     const OnDevice hidden(b, in[0]), dhidden(b, rows, width), dw(b, vocabulary, width);
@@ -66,7 +72,8 @@ struct HeadCase final : Case {
     b.head_loss(r, gradients ? dhidden.view() : View{}, gradients ? dw.view() : View{}, hidden, *head, loss_rows(s));
     for (size_t i = 0; i < clipped.size(); i++) per_row.values[4 * static_cast<size_t>(rows) + i] = clipped[i];
     loss.values[0] = static_cast<float>(r.ce + r.policy + r.kl_term + r.entropy_term);
-    terms.values = {static_cast<float>(r.ce), static_cast<float>(r.policy), static_cast<float>(r.kl_term), static_cast<float>(r.entropy_term)};
+    terms.values = {static_cast<float>(r.ce), static_cast<float>(r.policy), static_cast<float>(r.kl_term),
+                    static_cast<float>(r.entropy_term)};
     if (gradients) return {dhidden.read("dhidden"), dw.read("dw")};
     return {loss, terms, per_row};
   }
@@ -78,15 +85,17 @@ struct HeadCase final : Case {
     }
     return gradients;
   }
-  // A logit's error e is at most (2 D + 4) u |h| |w|. Log-probability and entropy move by at most 2 e (1 + log V) plus the
-  // roundings of the softmax, (V / 64 + 32) u each; every loss term is at most 4 times as steep (ratios stay below 4).
-  // A row of logit gradients has magnitudes adding up to at most G; with bf16 each may fall to the other neighbor, 2^-8.
+  // A logit's error e is at most (2 D + 4) u |h| |w|. Log-probability and entropy move by at most 2 e (1 + log V) plus
+  // the roundings of the softmax, (V / 64 + 32) u each; every loss term is at most 4 times as steep (ratios stay below
+  // 4). A row of logit gradients has magnitudes adding up to at most G; with bf16 each may fall to the other neighbor,
+  // 2^-8.
   Tensors bounds(Backend& reference, const Tensors& in, const Tensors& seeds) const override {
     auto largest = [&](const Tensor& t) {
       double most = 0;
       for (int64_t r = 0; r < t.rows; r++) {
         double sum = 0;
-        for (int64_t c = 0; c < t.cols; c++) sum += std::pow(static_cast<double>(t.values[static_cast<size_t>(r * t.cols + c)]), 2);
+        for (int64_t c = 0; c < t.cols; c++)
+          sum += std::pow(static_cast<double>(t.values[static_cast<size_t>(r * t.cols + c)]), 2);
         most = std::max(most, std::sqrt(sum));
       }
       return most;
@@ -99,10 +108,12 @@ struct HeadCase final : Case {
     for (float& x : all[0].values) x = static_cast<float>(static_cast<double>(rows) * 2 * each);
     for (float& x : all[1].values) x = static_cast<float>(static_cast<double>(rows) * each);
     for (size_t i = 0; i < all[2].values.size(); i++) {
-      all[2].values[i] = i >= 4 * static_cast<size_t>(rows) ? 0 : static_cast<float>(each * (1 + std::fabs(all[2].values[i])));
+      all[2].values[i] =
+          i >= 4 * static_cast<size_t>(rows) ? 0 : static_cast<float>(each * (1 + std::fabs(all[2].values[i])));
     }
     const double G = 2 * (0.5 + 0.7 * 4 * 3 + 0.1 * 4 + 0.05 * 2 * log_v) * inverse_temperature;
-    const double relative = 4 * logp + (2 * static_cast<double>(vocabulary + rows) + 16) * kRoundoff + (dtype == DType::bf16 ? 1.0 / 256 : 0);
+    const double relative = 4 * logp + (2 * static_cast<double>(vocabulary + rows) + 16) * kRoundoff +
+                            (dtype == DType::bf16 ? 1.0 / 256 : 0);
     const double seed = std::fabs(seeds[0].values[0]);
     all.push_back(zeros("dhidden", rows, width));
     all.push_back(zeros("dw", vocabulary, width));
@@ -125,7 +136,8 @@ void head_timings(std::vector<Timing>& timings) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
     for (const bool gradients : {false, true}) {
       Timing t;
-      t.name = std::string("head_loss ") + (dtype == DType::f32 ? "f32" : "bf16") + " 512x49152x576" + (gradients ? " with gradients" : "");
+      t.name = std::string("head_loss ") + (dtype == DType::f32 ? "f32" : "bf16") + " 512x49152x576" +
+               (gradients ? " with gradients" : "");
       t.flops = 2.0 * 512 * 49152 * 576 * (gradients ? 3 : 1);
       t.bytes = 0;
       t.prepare = [=](Backend& b) -> std::function<void()> {
@@ -151,14 +163,16 @@ void head_timings(std::vector<Timing>& timings) {
           rows.ce_weight = s->ones.data();
           LossResults r;
           r.logprob = s->logprob.data();
-          b.head_loss(r, gradients ? s->dhidden->view() : View{}, gradients ? s->dw->view() : View{}, *s->hidden, *s->head, rows);
+          b.head_loss(r, gradients ? s->dhidden->view() : View{}, gradients ? s->dw->view() : View{}, *s->hidden,
+                      *s->head, rows);
         };
       };
       timings.push_back(std::move(t));
     }
     for (const float top_p : {1.0f, 0.9f}) {
       Timing t;
-      t.name = std::string("head_sample ") + (dtype == DType::f32 ? "f32" : "bf16") + " 32x49152x576" + (top_p < 1 ? " top_p" : "");
+      t.name = std::string("head_sample ") + (dtype == DType::f32 ? "f32" : "bf16") + " 32x49152x576" +
+               (top_p < 1 ? " top_p" : "");
       t.flops = 2.0 * 32 * 49152 * 576;
       t.bytes = 49152.0 * 576 * static_cast<double>(size_of(dtype));
       t.prepare = [=](Backend& b) -> std::function<void()> {

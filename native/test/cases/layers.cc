@@ -42,9 +42,7 @@ struct RmsNormCase final : Case {
   RmsNormCase(int64_t rows, int64_t cols) : rows(rows), cols(cols) {
     name = "rms_norm " + std::to_string(rows) + "x" + std::to_string(cols);
   }
-  Tensors inputs(Rng& rng) const override {
-    return {random(rng, "x", rows, cols), random(rng, "weight", 1, cols)};
-  }
+  Tensors inputs(Rng& rng) const override { return {random(rng, "x", rows, cols), random(rng, "weight", 1, cols)}; }
   Tensors forward(Backend& b, const Tensors& in) const override {
     const OnDevice x(b, in[0]), w(b, in[1]), y(b, rows, cols), rstd(b, rows, 1);
     b.rms_norm(y, rstd, x, w, 1e-5f);
@@ -65,13 +63,18 @@ struct RmsNormCase final : Case {
     for (int64_t t = 0; t < rows; t++) {
       const double r = out[1].values[static_cast<size_t>(t)];
       double dot = 0;
-      auto at = [&](const Tensor& x, int64_t c) { return std::fabs(static_cast<double>(x.values[static_cast<size_t>(t * cols + c)])); };
-      for (int64_t c = 0; c < cols; c++) dot += at(seeds[0], c) * std::fabs(in[1].values[static_cast<size_t>(c)]) * at(in[0], c);
+      auto at = [&](const Tensor& x, int64_t c) {
+        return std::fabs(static_cast<double>(x.values[static_cast<size_t>(t * cols + c)]));
+      };
+      for (int64_t c = 0; c < cols; c++)
+        dot += at(seeds[0], c) * std::fabs(in[1].values[static_cast<size_t>(c)]) * at(in[0], c);
       for (int64_t c = 0; c < cols; c++) {
         const auto i = static_cast<size_t>(t * cols + c);
         const double g = at(seeds[0], c) * std::fabs(in[1].values[static_cast<size_t>(c)]);
-        dx.values[i] = static_cast<float>(3 * relative * r * (g + at(in[0], c) * r * r * dot / static_cast<double>(cols)));
-        dw.values[static_cast<size_t>(c)] += static_cast<float>((relative + 2 * static_cast<double>(rows) * kRoundoff) * at(seeds[0], c) * at(in[0], c) * r);
+        dx.values[i] =
+            static_cast<float>(3 * relative * r * (g + at(in[0], c) * r * r * dot / static_cast<double>(cols)));
+        dw.values[static_cast<size_t>(c)] += static_cast<float>((relative + 2 * static_cast<double>(rows) * kRoundoff) *
+                                                                at(seeds[0], c) * at(in[0], c) * r);
       }
     }
     return {times(out[0], relative), times(out[1], relative), dx, dw};
@@ -85,7 +88,8 @@ struct RopeCase final : Case {
   std::vector<float> inv_freq;
   RopeCase(int head_dim, float factor) : head_dim(head_dim), factor(factor) {
     name = "rope d=" + std::to_string(head_dim) + (factor != 1 ? " factor" : "");
-    for (int i = 0; i < head_dim / 2; i++) inv_freq.push_back(static_cast<float>(std::pow(10000.0, -2.0 * i / head_dim)));
+    for (int i = 0; i < head_dim / 2; i++)
+      inv_freq.push_back(static_cast<float>(std::pow(10000.0, -2.0 * i / head_dim)));
   }
   Tensors inputs(Rng& rng) const override { return {random(rng, "x", 6, 3 * head_dim)}; }
   Tensors turn(Backend& b, const Tensor& x, bool inverse) const {
@@ -94,14 +98,17 @@ struct RopeCase final : Case {
     return {y.read(inverse ? "dx" : "y")};
   }
   Tensors forward(Backend& b, const Tensors& in) const override { return turn(b, in[0], false); }
-  Tensors backward(Backend& b, const Tensors& in, const Tensors& seeds) const override { return turn(b, seeds[0], true); }
+  Tensors backward(Backend& b, const Tensors& in, const Tensors& seeds) const override {
+    return turn(b, seeds[0], true);
+  }
   Tensors bounds(Backend& reference, const Tensors& in, const Tensors& seeds) const override {
     auto bound = [&](const Tensor& x) {  // four roundings of terms no larger than |a| + |b|
       Tensor t = zeros("", x.rows, x.cols);
       for (int64_t i = 0; i < x.rows * x.cols; i++) {
         const int64_t within = i % head_dim, other = within < head_dim / 2 ? i + head_dim / 2 : i - head_dim / 2;
         t.values[static_cast<size_t>(i)] = static_cast<float>(
-            4 * kRoundoff * factor * (std::fabs(x.values[static_cast<size_t>(i)]) + std::fabs(x.values[static_cast<size_t>(other)])));
+            4 * kRoundoff * factor *
+            (std::fabs(x.values[static_cast<size_t>(i)]) + std::fabs(x.values[static_cast<size_t>(other)])));
       }
       return t;
     };
@@ -155,12 +162,14 @@ struct AddScaleCase final : Case {
 };
 
 template <class Call>
-void add_layer_timing(std::vector<Timing>& timings, const char* name, int64_t rows, int64_t cols, double arrays, Call call) {
+void add_layer_timing(std::vector<Timing>& timings, const char* name, int64_t rows, int64_t cols, double arrays,
+                      Call call) {
   timings.push_back({std::string(name) + " " + std::to_string(rows) + "x" + std::to_string(cols), 0,
                      arrays * 4 * static_cast<double>(rows * cols), [=](Backend& b) -> std::function<void()> {
                        Rng rng(1);
                        std::vector<std::shared_ptr<OnDevice>> t;
-                       for (int i = 0; i < 4; i++) t.push_back(std::make_shared<OnDevice>(b, random(rng, "", rows, cols, 0.1)));
+                       for (int i = 0; i < 4; i++)
+                         t.push_back(std::make_shared<OnDevice>(b, random(rng, "", rows, cols, 0.1)));
                        return [=, &b] { call(b, *t[0], *t[1], *t[2], *t[3]); };
                      }});
 }
@@ -183,9 +192,11 @@ void layer_timings(std::vector<Timing>& timings) {
     b.rms_norm(y, {r.data, 2048, 1}, x, {w.data, 1, 576}, 1e-5f);
   });
   add_layer_timing(timings, "rms_norm_backward", 2048, 576, 5, [](Backend& b, View dx, View dy, View x, View w) {
-    b.rms_norm_backward(dx, false, {w.as<float>() + 576, 1, 576}, dy, x, {w.as<float>() + 2000, 2048, 1}, {w.data, 1, 576});
+    b.rms_norm_backward(dx, false, {w.as<float>() + 576, 1, 576}, dy, x, {w.as<float>() + 2000, 2048, 1},
+                        {w.data, 1, 576});
   });
-  add_layer_timing(timings, "swiglu", 2048, 1536, 3, [](Backend& b, View y, View g, View u, View) { b.swiglu(y, g, u); });
+  add_layer_timing(timings, "swiglu", 2048, 1536, 3,
+                   [](Backend& b, View y, View g, View u, View) { b.swiglu(y, g, u); });
   add_layer_timing(timings, "swiglu_backward", 2048, 1536, 5,
                    [](Backend& b, View d, View g, View u, View e) { b.swiglu_backward(d, e, d, g, u); });
   add_layer_timing(timings, "add", 2048, 576, 3, [](Backend& b, View y, View x, View, View) { b.add(y, x); });
@@ -202,7 +213,8 @@ void layer_timings(std::vector<Timing>& timings) {
     b.adamw(p, g, m, v, {1e-6f, 0.9f, 0.999f, 1e-8f, 0.01f, 3, 1});
     b.fill(v, 1);
   });
-  add_layer_timing(timings, "sum_of_squares", 1536, 5760, 1, [](Backend& b, View p, View, View, View) { b.sum_of_squares(p); });
+  add_layer_timing(timings, "sum_of_squares", 1536, 5760, 1,
+                   [](Backend& b, View p, View, View, View) { b.sum_of_squares(p); });
 }
 
 }  // namespace act::test

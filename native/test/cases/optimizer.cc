@@ -21,12 +21,16 @@ struct AdamWCase final : Case {
   // Two or three roundings a step. Where the two terms of a moment cancel the error is that of the terms.
   Tensors bounds(Backend& reference, const Tensors& in, const Tensors& seeds) const override {
     Tensors out = forward(reference, in);
-    const double c1 = 1 - std::pow(static_cast<double>(options.beta1), 3), c2 = 1 - std::pow(static_cast<double>(options.beta2), 3);
+    const double c1 = 1 - std::pow(static_cast<double>(options.beta1), 3),
+                 c2 = 1 - std::pow(static_cast<double>(options.beta2), 3);
     for (size_t i = 0; i < out[0].values.size(); i++) {
-      const double g = std::fabs(in[1].values[i]) * options.grad_scale, terms = 0.9 * std::fabs(in[2].values[i]) + 0.1 * g;
-      const double step = options.learning_rate * (0.1 * std::fabs(in[0].values[i]) + terms / c1 / std::sqrt(out[2].values[i] / c2));
+      const double g = std::fabs(in[1].values[i]) * options.grad_scale,
+                   terms = 0.9 * std::fabs(in[2].values[i]) + 0.1 * g;
+      const double step =
+          options.learning_rate * (0.1 * std::fabs(in[0].values[i]) + terms / c1 / std::sqrt(out[2].values[i] / c2));
       // 1 - beta is rounded: relative error u / (1 - beta) of its own.
-      out[0].values[i] = static_cast<float>(2 * kRoundoff * std::fabs(in[0].values[i]) + step * (16 + 2 / 0.001) * kRoundoff);
+      out[0].values[i] =
+          static_cast<float>(2 * kRoundoff * std::fabs(in[0].values[i]) + step * (16 + 2 / 0.001) * kRoundoff);
       out[1].values[i] = static_cast<float>(terms * (6 + 2 / 0.1) * kRoundoff);
       out[2].values[i] = static_cast<float>(out[2].values[i] * (6 + 2 / 0.001) * kRoundoff);
     }

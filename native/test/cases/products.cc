@@ -13,7 +13,14 @@ struct LinearCase final : Case {
   float scale;
 
   LinearCase(int64_t m, int64_t n, int64_t k, DType dtype, bool accumulate, bool with_bias, float scale, bool trainable)
-      : m(m), n(n), k(k), dtype(dtype), accumulate(accumulate), with_bias(with_bias), trainable(trainable), scale(scale) {
+      : m(m),
+        n(n),
+        k(k),
+        dtype(dtype),
+        accumulate(accumulate),
+        with_bias(with_bias),
+        trainable(trainable),
+        scale(scale) {
     name = std::string("linear ") + (dtype == DType::f32 ? "f32" : "bf16") + (trainable ? " " : " frozen ") +
            std::to_string(m) + "x" + std::to_string(n) + "x" + std::to_string(k) + (accumulate ? " accumulate" : "") +
            (with_bias ? " bias" : "") + (scale != 1 ? " scale" : "");

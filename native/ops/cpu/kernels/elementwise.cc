@@ -1,5 +1,5 @@
-// Elementwise operations and those along one row. Tails run through the same vector code on partly filled vectors, so an
-// element's bits do not depend on where it lies.
+// Elementwise operations and those along one row. Tails run through the same vector code on partly filled vectors, so
+// an element's bits do not depend on where it lies.
 #include "fill.h"
 
 namespace act::cpu::ACT_ISA {
@@ -36,7 +36,9 @@ void swiglu_backward(float* dgate, float* dup, const float* dy, const float* gat
 }
 
 void add(float* y, const float* x, int64_t n) {
-  for_vectors(n, [&](int64_t i, int64_t lanes) { store_up_to(y + i, load_up_to(y + i, lanes) + load_up_to(x + i, lanes), lanes); });
+  for_vectors(n, [&](int64_t i, int64_t lanes) {
+    store_up_to(y + i, load_up_to(y + i, lanes) + load_up_to(x + i, lanes), lanes);
+  });
 }
 
 void scale(float* y, float factor, int64_t n) {
@@ -44,7 +46,8 @@ void scale(float* y, float factor, int64_t n) {
 }
 
 void round_bf16(float* y, const float* x, int64_t n) {
-  for_vectors(n, [&](int64_t i, int64_t lanes) { store_up_to(y + i, (vf)round_bits(load_up_to(x + i, lanes)), lanes); });
+  for_vectors(n,
+              [&](int64_t i, int64_t lanes) { store_up_to(y + i, (vf)round_bits(load_up_to(x + i, lanes)), lanes); });
 }
 
 /// sum over i of term(i), in 32 chains by i modulo 32; term maps (offset, lanes there) to a pair of factors.
@@ -65,7 +68,9 @@ ACT_INLINE float chains(int64_t n, Factors factors) {
   for (int j = 0; j < kParts; j++) low.part[j] = low.part[j] + high.part[j];
   return sum_of(low);
 }
-ACT_INLINE Lanes lanes_at(const float* p, int64_t left) { return left >= 16 ? load_lanes(p) : load_lanes_first(p, left); }
+ACT_INLINE Lanes lanes_at(const float* p, int64_t left) {
+  return left >= 16 ? load_lanes(p) : load_lanes_first(p, left);
+}
 
 float dot(const float* a, const float* b, int64_t n) {
   return chains(n, [&](int64_t i, int64_t left, Lanes& x, Lanes& y) __attribute__((always_inline)) {

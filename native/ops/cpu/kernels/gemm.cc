@@ -1,6 +1,6 @@
 // The micro-kernel of every matrix product: a tile of C stays in registers while one chain of fused multiply-adds per
-// element walks the inner index in ascending order. That order is the contract (ops.h): one chain from C's present value
-// on, or chains of `chain` units from zero, each added to C when it is complete.
+// element walks the inner index in ascending order. That order is the contract (ops.h): one chain from C's present
+// value on, or chains of `chain` units from zero, each added to C when it is complete.
 #include "fill.h"
 
 namespace act::cpu::ACT_ISA {
@@ -40,7 +40,8 @@ ACT_INLINE void prefetch_lines(const char*& p) {
 
 /// One chain over `units` inner steps; the panels and the prefetch move on.
 template <bool BF16, int R, int Lines>
-ACT_INLINE void run_chain(Accumulators<R>& acc, int64_t units, const float*& a, const float*& b, const char*& prefetch) {
+ACT_INLINE void run_chain(Accumulators<R>& acc, int64_t units, const float*& a, const float*& b,
+                          const char*& prefetch) {
   for (int64_t k = 0; k < units; k++, b += kColumns) {
     prefetch_lines<Lines>(prefetch);
     if constexpr (!BF16) {

@@ -1,8 +1,8 @@
 // The single-threaded vector kernels, one table of them per instruction set.
 //
-// Every .cc file of this folder is compiled once per instruction set (CMakeLists.txt), with ACT_ISA naming the namespace
-// it lands in, so no two copies share a symbol. Those files use no std:: functions: an inline function compiled with
-// AVX-512 could otherwise be the copy that the linker keeps for everyone.
+// Every .cc file of this folder is compiled once per instruction set (CMakeLists.txt), with ACT_ISA naming the
+// namespace it lands in, so no two copies share a symbol. Those files use no std:: functions: an inline function
+// compiled with AVX-512 could otherwise be the copy that the linker keeps for everyone.
 #pragma once
 #include <cstdint>
 
@@ -59,8 +59,8 @@ struct SoftmaxStats {
 
 struct Kernels {
   const char* name;
-  int gemm_rows, gemm_columns;       // the largest tile
-  bool bf16_dot;                     // bf16 products take A as pairs, else rounded
+  int gemm_rows, gemm_columns;           // the largest tile
+  bool bf16_dot;                         // bf16 products take A as pairs, else rounded
   GemmKernel gemm[2][kMaxTileRows + 1];  // [bf16][rows]
 
   /// Packs rows row0 .. row0 + rows (zeros up to `width`) and `inner` inner indices from `inner0` on (zeros up to a
@@ -74,8 +74,8 @@ struct Kernels {
   void (*scores)(int rows, int page_count, int64_t depth, const float* a, int64_t a_row, const float* const* pages,
                  float scale, float* s, int64_t stride);
   int weigh_rows;  // the largest `rows` of `weigh`
-  /// acc[r * acc_stride + c] += sum over the runs' rows i (numbered through) of p[r * p_row + i * p_step] * row_i[c], one
-  /// chain per element; `columns` is a multiple of 16.
+  /// acc[r * acc_stride + c] += sum over the runs' rows i (numbered through) of p[r * p_row + i * p_step] * row_i[c],
+  /// one chain per element; `columns` is a multiple of 16.
   void (*weigh)(int rows, int64_t columns, const RowRun* runs, int run_count, int64_t run_stride, const float* p,
                 int64_t p_row, int64_t p_step, float* acc, int64_t acc_stride);
   /// s[0..n) = exp(s - max), s[n .. n rounded up to 16) = 0; lane sums by index modulo 16.
@@ -94,8 +94,8 @@ struct Kernels {
   float (*dot)(const float* a, const float* b, int64_t n);  // 32 interleaved chains, fixed tree
   /// Returns 1 / rms.
   float (*rms_norm)(float* y, const float* x, const float* weight, float eps, int64_t n);
-  void (*rms_norm_backward)(float* dx, bool accumulate, const float* dy, const float* x, const float* weight, float rstd,
-                            int64_t n);
+  void (*rms_norm_backward)(float* dx, bool accumulate, const float* dy, const float* x, const float* weight,
+                            float rstd, int64_t n);
   /// dweight[c] += dy[c] * (x[c] * rstd)
   void (*rms_norm_weight)(float* dweight, const float* dy, const float* x, float rstd, int64_t n);
   void (*rotate)(float* x, const float* cosine, const float* sine, int64_t half);
@@ -114,9 +114,17 @@ struct Kernels {
   bool (*has_nonfinite)(const float* x, int64_t n);
 };
 
-namespace portable { const Kernels& kernels(); }
-namespace avx2 { const Kernels& kernels(); }
-namespace avx512 { const Kernels& kernels(); }
-namespace avx512bf16 { const Kernels& kernels(); }
+namespace portable {
+const Kernels& kernels();
+}
+namespace avx2 {
+const Kernels& kernels();
+}
+namespace avx512 {
+const Kernels& kernels();
+}
+namespace avx512bf16 {
+const Kernels& kernels();
+}
 
 }  // namespace act::cpu

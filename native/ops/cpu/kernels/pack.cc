@@ -98,7 +98,9 @@ template <class E, PanelFormat F>
 void pack_inner_contiguous(const PackSource& s, int64_t row0, int rows, int64_t inner0, int64_t inner, int width,
                            uint32_t* out) {
   constexpr int kPerStep = F == PanelFormat::pairs ? 2 : 1;
-  const int64_t steps = F == PanelFormat::f32 ? inner : F == PanelFormat::rounded ? (inner + 1) / 2 * 2 : (inner + 1) / 2;
+  const int64_t steps = F == PanelFormat::f32       ? inner
+                        : F == PanelFormat::rounded ? (inner + 1) / 2 * 2
+                                                    : (inner + 1) / 2;
   const E* base = static_cast<const E*>(s.data) + row0 * s.stride + inner0;
   const vf scale = broadcast(s.scale);
   for (int group = 0; group < width; group += kWidth) {
@@ -160,7 +162,9 @@ template <class E, PanelFormat F>
 void pack_rows_contiguous(const PackSource& s, int64_t row0, int rows, int64_t inner0, int64_t inner, int width,
                           uint32_t* out) {
   constexpr int kPerStep = F == PanelFormat::pairs ? 2 : 1;
-  const int64_t steps = F == PanelFormat::f32 ? inner : F == PanelFormat::rounded ? (inner + 1) / 2 * 2 : (inner + 1) / 2;
+  const int64_t steps = F == PanelFormat::f32       ? inner
+                        : F == PanelFormat::rounded ? (inner + 1) / 2 * 2
+                                                    : (inner + 1) / 2;
   const E* base = static_cast<const E*>(s.data) + inner0 * s.stride + row0;
   const vf scale = broadcast(s.scale);
   int64_t k = 0;
