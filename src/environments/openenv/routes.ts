@@ -4,7 +4,16 @@
  */
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { checkFields, type Field, isObject } from "../pydantic/fields.js";
-import { PythonJsonError, parsePythonJson } from "../pydantic/json.js";
+import {
+  type BodyRules,
+  notFound,
+  onlyMethod,
+  Refused,
+  readBody,
+  readBodyFields,
+  respond,
+  targetOf,
+} from "../pydantic/http.js";
 import { answerRpc, observationData } from "./messages.js";
 import type { ServedEnvironment, ServedSession } from "./served.js";
 import type { Sessions } from "./sessions.js";
@@ -18,6 +27,7 @@ const STEP_FIELDS: readonly Field[] = [
   { name: "timeout_s", kind: "number", above: 0, nullable: true, fallback: null },
   { name: "request_id", kind: "string", maxLength: 255, nullable: true, fallback: null },
 ];
+const BODY: BodyRules = { strictContentType: true, extra: "keep", missing: null };
 const TASK_ROUTES: Readonly<Record<string, readonly [string, string]>> = {
   splits: ["GET", "list_splits"],
   tasks: ["POST", "list_tasks"],
@@ -26,20 +36,6 @@ const TASK_ROUTES: Readonly<Record<string, readonly [string, string]>> = {
   task_range: ["POST", "get_task_range"],
 };
 
-/** An answer other than success. */
-class Refused extends Error {
-  constructor(
-    readonly status: number,
-    readonly body: object | string,
-    readonly headers: Readonly<Record<string, string>> = {},
-  ) {
-    super(`status ${status}`);
-  }
-}
-
-/** Longest body read, in bytes. */
-const MAX_BODY = 16 * 1024 * 1024;
-
 /** Answers one HTTP request. Never throws. */
 export async function handleHttp(
   request: IncomingMessage,
@@ -47,25 +43,17 @@ export async function handleHttp(
   environment: ServedEnvironment,
   sessions: Sessions,
 ): Promise<void> {
-  try {
-    send(response, 200, await route(request, environment, sessions));
-  } catch (error) {
-    if (error instanceof Refused) send(response, error.status, error.body, error.headers);
-    else send(response, 500, "Internal Server Error");
-  }
+  await respond(response, () => route(request, environment, sessions));
 }
 
-async function route(request: IncomingMessage, environment: ServedEnvironment, sessions: Sessions): Promise<object> {
-  const path = new URL(request.url ?? "/", "http://localhost").pathname;
-  const only = (method: string): void => {
-    if (request.method !== method) throw new Refused(405, { detail: "Method Not Allowed" }, { allow: method });
-  };
+async function route(request: IncomingMessage, environment: ServedEnvironment, sessions: Sessions): Promise<unknown> {
+  const { path } = targetOf(request);
   switch (path) {
     case "/health":
-      only("GET");
+      onlyMethod(request, "GET");
       return { status: "healthy" };
     case "/metadata":
-      only("GET");
+      onlyMethod(request, "GET");
       // The original asks a fresh environment for it, so a broken factory shows here too.
       return once(sessions, async () => ({
         name: environment.className,
@@ -76,35 +64,35 @@ async function route(request: IncomingMessage, environment: ServedEnvironment, s
         documentation_url: null,
       }));
     case "/schema":
-      only("GET");
+      onlyMethod(request, "GET");
       return environment.schema;
     case "/state":
-      only("GET");
+      onlyMethod(request, "GET");
       return once(sessions, async (session) => session.state());
     case "/reset": {
-      only("POST");
-      const data = await readFields(request, RESET_FIELDS, {});
+      onlyMethod(request, "POST");
+      const data = await readBodyFields(request, RESET_FIELDS, { ...BODY, missing: {} });
       return once(sessions, async (session) => httpObservation(await session.reset(withoutNulls(data))));
     }
     case "/step": {
-      only("POST");
-      const body = await readFields(request, STEP_FIELDS, null);
+      onlyMethod(request, "POST");
+      const body = await readBodyFields(request, STEP_FIELDS, BODY);
       const given = isObject(body.action) ? body.action : {};
       const action = checkFields(environment.actionFields, given, { extra: "forbid", url: true });
       if (!action.ok) throw new Refused(422, { detail: action.errors });
       return once(sessions, async (session) => httpObservation(await session.step(action.values)));
     }
     case "/mcp":
-      only("POST");
+      onlyMethod(request, "POST");
       return answerRpc(await readBody(request), sessions);
     case "/list_environments":
-      only("GET");
+      onlyMethod(request, "GET");
       return [environment.name];
   }
   const [, name = "", part = "", ...rest] = path.split("/");
   const task = rest.length === 0 && Object.hasOwn(TASK_ROUTES, part) ? TASK_ROUTES[part] : undefined;
-  if (task === undefined) throw new Refused(404, { detail: "Not Found" });
-  only(task[0]);
+  if (task === undefined) throw notFound();
+  onlyMethod(request, task[0]);
   if (name !== environment.name) throw new Refused(404, { detail: `unknown environment '${name}'` });
   throw new Refused(501, { detail: `${task[1]} is not supported for this environment` });
 }
@@ -131,68 +119,4 @@ function emptyToNull(metadata: Readonly<Record<string, unknown>> | undefined): o
 
 function withoutNulls(data: Readonly<Record<string, unknown>>): Record<string, unknown> {
   return Object.fromEntries(Object.entries(data).filter(([, value]) => value !== null));
-}
-
-async function readFields(
-  request: IncomingMessage,
-  fields: readonly Field[],
-  missing: Readonly<Record<string, unknown>> | null,
-): Promise<Readonly<Record<string, unknown>>> {
-  const text = await readBody(request);
-  if (text === "") {
-    if (missing !== null) return missing;
-    throw new Refused(422, { detail: [{ type: "missing", loc: ["body"], msg: "Field required", input: null }] });
-  }
-  const body = isJson(request) ? parseBody(text) : text;
-  if (!isObject(body)) {
-    const msg = "Input should be a valid dictionary or object to extract fields from";
-    throw new Refused(422, { detail: [{ type: "model_attributes_type", loc: ["body"], msg, input: body }] });
-  }
-  const checked = checkFields(fields, body, { loc: ["body"], extra: "keep", url: false });
-  if (!checked.ok) throw new Refused(422, { detail: checked.errors });
-  return checked.values;
-}
-
-function parseBody(text: string): unknown {
-  try {
-    return parsePythonJson(text);
-  } catch (error) {
-    if (!(error instanceof PythonJsonError)) throw error;
-    const detail = {
-      type: "json_invalid",
-      loc: ["body", error.position],
-      msg: "JSON decode error",
-      input: {},
-      ctx: { error: error.reason },
-    };
-    throw new Refused(422, { detail: [detail] });
-  }
-}
-
-function isJson(request: IncomingMessage): boolean {
-  const type = (request.headers["content-type"] ?? "").split(";")[0]?.trim().toLowerCase() ?? "";
-  return type === "application/json" || /^application\/[^/]+\+json$/.test(type);
-}
-
-async function readBody(request: IncomingMessage): Promise<string> {
-  const chunks: Buffer[] = [];
-  let bytes = 0;
-  for await (const chunk of request as AsyncIterable<Buffer>) {
-    bytes += chunk.length;
-    if (bytes > MAX_BODY) throw new Refused(413, { detail: "Request body too large" }, { connection: "close" });
-    chunks.push(chunk);
-  }
-  return Buffer.concat(chunks).toString("utf8");
-}
-
-function send(
-  response: ServerResponse,
-  status: number,
-  body: object | string,
-  headers: Readonly<Record<string, string>> = {},
-): void {
-  const text = typeof body === "string" ? body : JSON.stringify(body);
-  const type = typeof body === "string" ? "text/plain; charset=utf-8" : "application/json";
-  response.writeHead(status, { ...headers, "content-type": type, "content-length": Buffer.byteLength(text) });
-  response.end(text);
 }

@@ -10,6 +10,7 @@ import { type WebSocket, WebSocketServer } from "ws";
 import { z } from "zod";
 import { describeIssues } from "../../data/trajectory.js";
 import { EnvironmentError } from "../environment.js";
+import { targetOf } from "../pydantic/http.js";
 import { answer, errorReply, type Reply, refusal } from "./messages.js";
 import { handleHttp } from "./routes.js";
 import type { ServedEnvironment } from "./served.js";
@@ -115,8 +116,8 @@ export class OpenEnvServer {
   #upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
     // A peer that is gone before the handshake is over.
     socket.on("error", () => socket.destroy());
-    const url = new URL(request.url ?? "/", "http://localhost");
-    if (url.pathname !== "/ws") {
+    const { path, query } = targetOf(request);
+    if (path !== "/ws") {
       socket.end(
         "HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n" +
           "content-type: text/plain; charset=utf-8\r\nconnection: close\r\n\r\n",
@@ -124,7 +125,7 @@ export class OpenEnvServer {
       return;
     }
     this.#sockets.handleUpgrade(request, socket, head, (client) => {
-      void this.#serve(client, url.searchParams.get("session_id"));
+      void this.#serve(client, query.get("session_id"));
     });
   }
 

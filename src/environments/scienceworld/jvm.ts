@@ -161,32 +161,42 @@ export class Jvm {
 }
 
 /**
- * Waits until every thread of a fresh JVM sleeps.
+ * Waits until the threads of a fresh JVM that load classes or compile sleep, but not for ever.
  *
  * The port is printed before the main thread is done loading classes. A connection made meanwhile would seed its
  * thread's identity hashes differently from one run to the next.
  */
 async function settled(pid: number | undefined): Promise<void> {
+  const end = performance.now() + SETTLE_MS;
   let quiet = 0;
-  while (quiet < SETTLED_POLLS) {
+  while (quiet < SETTLED_POLLS && performance.now() < end) {
     await new Promise((resolve) => setTimeout(resolve, SETTLED_POLL_MS));
     if (pid === undefined) return;
-    let states: string[];
+    let threads: string[];
     try {
       const tasks = await readdir(`/proc/${pid}/task`);
-      states = await Promise.all(tasks.map((task) => readFile(`/proc/${pid}/task/${task}/stat`, "utf8")));
+      threads = await Promise.all(tasks.map((task) => readFile(`/proc/${pid}/task/${task}/stat`, "utf8")));
     } catch {
       // Not Linux, or the process is gone: the wait for so many polls is all there is.
       quiet++;
       continue;
     }
-    // `pid (name) state ...`; the name may hold spaces and brackets.
-    quiet = states.every((stat) => stat.charAt(stat.lastIndexOf(")") + 2) === "S") ? quiet + 1 : 0;
+    quiet = threads.every(sleeps) ? quiet + 1 : 0;
   }
+}
+
+/** Whether a thread sleeps, or is one of the JVM's own that wake up again and again for ever. */
+function sleeps(stat: string): boolean {
+  // `pid (name) state ...`; the name may hold spaces and brackets.
+  const close = stat.lastIndexOf(")");
+  const name = stat.slice(stat.indexOf("(") + 1, close);
+  return /^(VM |G1 |GC )/.test(name) || stat.charAt(close + 2) === "S";
 }
 
 const SETTLED_POLL_MS = 5;
 const SETTLED_POLLS = 4;
+/** Longest wait; on a machine busy enough to need it, exact repetition is not to be had. */
+const SETTLE_MS = 3000;
 
 /** A forgotten `close()` must not keep the host process alive; the JVM then ends with its standard input. */
 function unref(child: ChildProcess): void {

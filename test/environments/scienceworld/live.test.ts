@@ -38,7 +38,8 @@ function alive(pid: number): boolean {
   }
 }
 
-describe.skipIf(liveJar === null)("the ScienceWorld simulator", () => {
+// Starting a JVM takes a second of CPU time; a crowded machine makes half a minute of it.
+describe.skipIf(liveJar === null)("the ScienceWorld simulator", { timeout: 600_000 }, () => {
   let provider: ScienceWorldProvider;
   let environment: Environment;
   beforeAll(async () => {
@@ -46,7 +47,7 @@ describe.skipIf(liveJar === null)("the ScienceWorld simulator", () => {
   });
   afterAll(async () => {
     await provider.close();
-  });
+  }, 60_000);
   afterEach(async () => {
     await environment?.close();
   });
@@ -77,7 +78,7 @@ describe.skipIf(liveJar === null)("the ScienceWorld simulator", () => {
     expect(opened.reward + failed.reward).toBe(-100);
     await expect(environment.step("look around")).rejects.toMatchObject({ code: "ENVIRONMENT_NO_EPISODE" });
 
-    const { score, steps } = await playExpert(environment, "find-living-thing/225");
+    const { score, steps } = await playExpert(environment, "lifespan-longest-lived/93");
     expect(score).toBe(1);
     expect(steps).toBeGreaterThan(2);
     await expect(environment.reset("find-living-thing/300")).rejects.toMatchObject({
@@ -229,7 +230,7 @@ describe.skipIf(liveJar === null)("the ScienceWorld simulator", () => {
     await expect(environment.reset("boil/0")).rejects.toMatchObject({ code: "ENVIRONMENT_CLOSED" });
   });
 
-  it.skipIf(recordings === null)("replays recorded episodes exactly", { timeout: 1_800_000 }, async () => {
+  it.skipIf(recordings === null)("replays recorded episodes exactly", { timeout: 7_200_000 }, async () => {
     const seen = new Set<string>();
     const report = await replayScienceWorld({
       jar: liveJar ?? "",
@@ -261,13 +262,23 @@ describe.skipIf(liveJar === null)("the ScienceWorld simulator", () => {
     expect(report.mismatches[0]?.got).toBe("You move to the outside.");
   });
 
-  it.skipIf(!long)("reaches 100 with the gold paths of 30 tasks", { timeout: 1_800_000 }, async () => {
-    environment = await provider.create();
-    const panel = await provider.panel("test-first");
-    expect(panel.tasks.length).toBe(30);
-    for (const task of panel.tasks) {
-      const { score } = await playExpert(environment, task);
-      expect(score, task).toBe(1);
+  it.skipIf(!long)("reaches 100 with the gold paths of 30 tasks", { timeout: 7_200_000 }, async () => {
+    const experts = await ScienceWorldProvider.open({
+      jar: liveJar ?? "",
+      maxProcesses: 1,
+      stepLimit: 250,
+      goldPath: "at-reset",
+    });
+    try {
+      environment = await experts.create();
+      const panel = await experts.panel("test-first");
+      expect(panel.tasks.length).toBe(30);
+      for (const task of panel.tasks) {
+        const { score } = await playExpert(environment, task);
+        expect(score, task).toBe(1);
+      }
+    } finally {
+      await experts.close();
     }
   });
 });
