@@ -22,6 +22,7 @@ function addonFault(): string | null {
   }
 }
 const mean = (list: readonly number[]): number => list.reduce((a, b) => a + b, 0) / list.length;
+const patience = { timeout: 20_000 };
 const fault = addonFault();
 if (fault !== null) console.warn(`Tests of the endpoint over an engine are skipped: ${fault}`);
 
@@ -80,13 +81,13 @@ describe.skipIf(fault !== null)("the endpoint over an engine", () => {
     const pending = fetch(`${server.url}/v1/chat/completions`, {
       method: "POST",
       headers: { "content-type": "application/json" },
-      body: JSON.stringify({ messages, max_tokens: 400, n: 16, stop: "zzzzzz" }),
+      body: JSON.stringify({ messages, max_tokens: 400, n: 64 }),
       signal: controller.signal,
     });
-    await expect.poll(() => engine.stats().activeSequences, { interval: 1 }).toBeGreaterThan(0);
+    await expect.poll(() => engine.stats().activeSequences, { interval: 1, ...patience }).toBeGreaterThan(0);
     controller.abort();
     await expect(pending).rejects.toThrow();
-    await expect.poll(() => engine.stats().activeSequences).toBe(0);
+    await expect.poll(() => engine.stats().activeSequences, patience).toBe(0);
   });
 
   it("trains the model on what an agent played, each token under the log-prob it was sampled with", async () => {
@@ -95,7 +96,7 @@ describe.skipIf(fault !== null)("the endpoint over an engine", () => {
       steps,
       batch: 2,
       objective: { name: "rloo", kl: { coefficient: 0 } },
-      optimizer: { learningRate: 0.02, schedule: { kind: "constant", warmup: 0 } },
+      optimizer: { learningRate: 0.01, schedule: { kind: "constant", warmup: 0 } },
     });
     const agent = {
       policy: engine,
@@ -107,9 +108,9 @@ describe.skipIf(fault !== null)("the endpoint over an engine", () => {
     const firstVersion = engine.stats().weightVersion;
 
     // Rewards tokens with even ids, in two turns, the second one continuing the first token by token.
-    const play = async (id: string, group: string): Promise<number> => {
+    const play = async (id: string, group: string): Promise<{ id: string; reward: number }> => {
       const headers = { "x-act-episode": id, "x-act-group": group };
-      const limits = { stop: "e", max_tokens: 200, return_token_ids: true };
+      const limits = { stop: ["e", "a", "o", " "], max_tokens: 200, return_token_ids: true };
       const first = await chat(server, [{ role: "user", content: group }], limits, headers);
       const { token_ids } = first.body.choices[0];
       const prompt = [...first.body.prompt_token_ids, ...token_ids, 2, 1, 5, 9];
@@ -117,17 +118,22 @@ describe.skipIf(fault !== null)("the endpoint over an engine", () => {
       expect(second.body.act.continued).toBe(true);
       const sampled: number[] = [...token_ids, ...second.body.choices[0].token_ids];
       const reward = sampled.filter((token) => token % 2 === 0).length / sampled.length;
-      expect((await post(server, "/v1/act/rewards", { episode_id: id, reward })).status).toBe(200);
-      return reward;
+      return { id, reward };
     };
     const rewards: number[] = [];
     for (let step = 0; step < steps; step++) {
       await expect
-        .poll(async () => (await get(server, "/v1/act/status")).body.weight_version, { interval: 5 })
+        .poll(async () => (await get(server, "/v1/act/status")).body.weight_version, { interval: 5, ...patience })
         .toBe(firstVersion + step);
-      const group = (g: number): Promise<number>[] =>
+      const group = (g: number): ReturnType<typeof play>[] =>
         Array.from({ length: 4 }, (_, i) => play(`${step}/${g}/${i}`, `task ${step % 2}/${g}`));
-      rewards.push(mean(await Promise.all([...group(0), ...group(1)])));
+      const played = await Promise.all([...group(0), ...group(1)]);
+      // Posted in one order, so that the sums of the gradient are the same whenever the test runs.
+      for (const { id, reward } of played) {
+        const { status } = await post(server, "/v1/act/rewards", { episode_id: id, reward });
+        expect(status).toBe(200);
+      }
+      rewards.push(mean(played.map(({ reward }) => reward)));
     }
     const result = await training;
 
@@ -138,7 +144,7 @@ describe.skipIf(fault !== null)("the endpoint over an engine", () => {
     for (const line of metrics.map((text) => JSON.parse(text))) {
       expect(line["policy/max_abs_logprob_gap"]).toBe(0);
       expect(line["policy/ratio_mean"]).toBe(1);
-      expect(line).toMatchObject({ "served/staleness_mean": 0, "rollout/samples": 8, "rollout/truncated_share": 0 });
+      expect(line).toMatchObject({ "served/staleness_mean": 0, "rollout/samples": 8 });
       expect(line["batch/forest_tokens"]).toBeLessThan(line["batch/flat_tokens"]);
     }
     console.info(`mean reward by step: ${rewards.map((r) => r.toFixed(2)).join(", ")}`);

@@ -12,6 +12,7 @@ afterEach(async () => {
   await served?.server.close();
   served = null;
 });
+const patience = { timeout: 20_000 };
 type Message = { role: string; content: string };
 const user = (content: string): Message => ({ role: "user", content });
 const assistant = (content: string): Message => ({ role: "assistant", content });
@@ -143,9 +144,12 @@ describe("an episode", () => {
   it("gives requests that come at once transcripts of their own", async () => {
     const { server, policy } = await start("go");
     await chat(server, [user("x")], {}, of("e"));
-    policy.delay = 30;
+    policy.hold = true;
     const next = [user("x"), assistant("go"), user("y")];
-    const both = await Promise.all([chat(server, next, {}, of("e")), chat(server, next, {}, of("e"))]);
+    const pending = [chat(server, next, {}, of("e")), chat(server, next, {}, of("e"))];
+    await expect.poll(() => policy.running, patience).toBe(2);
+    policy.release();
+    const both = await Promise.all(pending);
     expect(both.map(({ body }) => body.act.continued).sort()).toEqual([false, true]);
     await post(server, "/v1/act/rewards", { episode_id: "e", reward: 1 });
     const record = await onlyEpisode();
@@ -222,21 +226,25 @@ describe("episodes end", () => {
   it("without what was being sampled", async () => {
     const { server, policy } = await start("go");
     await chat(server, [user("x")], {}, of("e"));
-    policy.delay = 200;
+    policy.hold = true;
     const pending = chat(server, [user("y")], {}, of("e"));
-    await expect.poll(() => policy.running).toBe(1);
+    await expect.poll(() => policy.running, patience).toBe(1);
     expect((await post(server, "/v1/act/rewards", { episode_id: "e", reward: 1 })).body.turns).toBe(1);
+    policy.release();
     expect((await pending).body.error.code).toBe("episode_ended");
     expect(server.episodes.counts).toMatchObject({ turns: 1, lostTurns: 1 });
   });
 
   it("by expiring, untrained and counted, but not while a request runs", async () => {
-    const { server, policy } = await start("go", { episodes: { episodeTimeout: 300, groupSize: 2 } });
-    await chat(server, [user("x")], {}, of("slow"));
+    const { server, policy } = await start("go", { episodes: { episodeTimeout: 1500, groupSize: 2 } });
     await chat(server, [user("x")], {}, of("idle"));
-    policy.delay = 700;
+    await chat(server, [user("x")], {}, of("slow"));
+    policy.hold = true;
     const pending = chat(server, [user("x"), assistant("go"), user("y")], {}, of("slow"));
-    await expect.poll(() => server.episodes.counts.expired, { timeout: 5000 }).toBe(1);
+    await expect.poll(() => server.episodes.counts.expired, patience).toBe(1);
+    // Twice the time that would have ended it.
+    await new Promise((resolve) => setTimeout(resolve, 1600));
+    policy.release();
     expect((await pending).status).toBe(200);
     expect((await post(server, "/v1/act/rewards", { episode_id: "idle", reward: 1 })).status).toBe(409);
     expect((await post(server, "/v1/act/rewards", { episode_id: "slow", reward: 1 })).status).toBe(200);
@@ -342,13 +350,13 @@ describe("groups", () => {
   });
 
   it("are taken short at their time limit, single episodes counted", async () => {
-    const { server } = await start("go", { episodes: { groupSize: 3, groupTimeout: 200 } });
+    const { server } = await start("go", { episodes: { groupSize: 3, groupTimeout: 2000 } });
     await finish(server, "a", 1, "g");
     await finish(server, "b", 2, "g");
     await finish(server, "c", 3, "h");
     const [group] = await server.episodes.takeGroups(1);
     expect(group?.episodes.map(({ id }) => id)).toEqual(["a", "b"]);
-    await expect.poll(() => server.episodes.counts.ungrouped).toBe(1);
+    await expect.poll(() => server.episodes.counts.ungrouped, patience).toBe(1);
   });
 
   it("wait to be taken, within bounds", async () => {

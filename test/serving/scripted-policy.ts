@@ -36,6 +36,9 @@ export class ScriptedPolicy implements TrainablePolicy {
   running = 0;
   /** Milliseconds each call takes. */
   delay = 0;
+  /** Calls wait until {@link ScriptedPolicy.release}. */
+  hold = false;
+  readonly #held = new Set<() => void>();
   weightVersion = 0;
   readonly #tokenizer: Tokenizer;
   readonly #script: Script;
@@ -55,15 +58,38 @@ export class ScriptedPolicy implements TrainablePolicy {
     const version = this.weightVersion;
     this.running++;
     try {
-      await new Promise((resolve) => setTimeout(resolve, this.delay));
-      if (options.signal?.aborted) this.aborted++;
-      options.signal?.throwIfAborted();
+      await this.#wait(options.signal);
       const completions: Completion[] = [];
       for (let index = 0; index < (request.count ?? 1); index++) completions.push(await this.#one(request, version));
       return completions;
     } finally {
       this.running--;
     }
+  }
+
+  /** Ends {@link ScriptedPolicy.hold} and lets all calls go on. */
+  release(): void {
+    this.hold = false;
+    for (const go of this.#held) go();
+  }
+
+  async #wait(signal: AbortSignal | undefined): Promise<void> {
+    signal?.throwIfAborted();
+    await new Promise<void>((resolve, reject) => {
+      const onAbort = (): void => {
+        this.aborted++;
+        this.#held.delete(go);
+        reject(signal?.reason);
+      };
+      const go = (): void => {
+        signal?.removeEventListener("abort", onAbort);
+        this.#held.delete(go);
+        resolve();
+      };
+      signal?.addEventListener("abort", onAbort, { once: true });
+      if (this.hold) this.#held.add(go);
+      else setTimeout(go, this.delay);
+    });
   }
 
   async #one(request: GenerateRequest, weightVersion: number): Promise<Completion> {

@@ -80,7 +80,9 @@ describe("training on served episodes", () => {
       });
     const timing = lines(join(folder, "run", "timing.jsonl"));
     expect(timing.every((line) => line["served/pause_seconds"] > 0)).toBe(true);
-    expect(lines(join(folder, "run", "samples.jsonl"))[0]).toMatchObject({ rewards: [1, 0], turns: [2, 2] });
+    const [sample] = lines(join(folder, "run", "samples.jsonl"));
+    expect(sample).toMatchObject({ turns: [2, 2] });
+    expect([...sample.rewards].sort()).toEqual([0, 1]);
   });
 
   it("leaves out episodes that are too old, and says so", async () => {
@@ -119,7 +121,7 @@ describe("training on served episodes", () => {
     const training = reinforceServed(agentOf(served), served.server, options({ steps: 5, batch: 1 }), context, null);
     await play(served, "a", "g", 1);
     await play(served, "b", "g", 0);
-    await expect.poll(() => served.policy.weightVersion).toBe(1);
+    await expect.poll(() => served.policy.weightVersion, { timeout: 20_000 }).toBe(1);
     await play(served, "c", "g", 1);
     controller.abort(new Error("enough"));
     await expect(training).rejects.toThrow("enough");
