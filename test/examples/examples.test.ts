@@ -55,7 +55,7 @@ describe("examples/custom-environment.mjs", () => {
     const source = program.getSourceFile(file);
     const found = program.getSemanticDiagnostics(source);
     expect(found.map(({ messageText }) => ts.flattenDiagnosticMessageText(messageText, " "))).toEqual([]);
-  });
+  }, 180_000);
 
   it("is played by a policy that halves the range, and by one that says nothing", async () => {
     const { playAll } = await load();
