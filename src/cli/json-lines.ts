@@ -42,30 +42,114 @@ export async function answerLines(
   options: LineStreamOptions,
 ): Promise<LineCounts> {
   const { output, signal, concurrency } = options;
-  const waiting: Promise<Answer | { readonly broken: unknown }>[] = [];
-  let index = 0;
+  const queue = new AnswerQueue(concurrency);
   let answered = 0;
   let failed = 0;
 
-  const flush = async (): Promise<void> => {
-    const answer = await waiting.shift();
-    if (answer === undefined) return;
-    if ("broken" in answer) throw answer.broken;
-    signal?.throwIfAborted();
-    if ("error" in answer) failed++;
-    answered++;
-    if (!output.write(`${JSON.stringify(answer)}\n`))
-      await once(output, "drain", signal === undefined ? {} : { signal });
-    options.onAnswer?.(answered);
+  // Answers go out as soon as their turn comes, also while the input is silent.
+  const write = async (): Promise<void> => {
+    for (let next = await queue.take(); next !== null; next = await queue.take()) {
+      if ("broken" in next) throw next.broken;
+      signal?.throwIfAborted();
+      if ("error" in next) failed++;
+      answered++;
+      if (!output.write(`${JSON.stringify(next)}\n`))
+        await once(output, "drain", signal === undefined ? {} : { signal });
+      options.onAnswer?.(answered);
+    }
   };
-
-  for await (const { line, text } of splitLines(options.input, options.maxLineBytes ?? MAX_LINE_BYTES, signal)) {
-    if (text !== null && text.trim() === "") continue;
-    if (waiting.length >= concurrency) await flush();
-    waiting.push(answer(handle, line, text, index++, signal));
-  }
-  while (waiting.length > 0) await flush();
+  const read = async (): Promise<void> => {
+    let index = 0;
+    try {
+      for await (const { line, text } of splitLines(options.input, options.maxLineBytes ?? MAX_LINE_BYTES, signal)) {
+        if (text !== null && text.trim() === "") continue;
+        await queue.room();
+        if (queue.closed) return;
+        queue.add(answer(handle, line, text, index++, signal));
+      }
+    } finally {
+      queue.end();
+    }
+  };
+  const writing = write().finally(() => {
+    queue.close();
+    // A reader that waits for input would keep the process alive after the output has failed.
+    if (!queue.ended) options.input.destroy();
+  });
+  const [readResult, writeResult] = await Promise.allSettled([read(), writing]);
+  // What ends the writer is the cause; the reader then only notices that its input is gone.
+  if (writeResult.status === "rejected") throw writeResult.reason;
+  if (readResult.status === "rejected") throw readResult.reason;
   return { answered, failed };
+}
+
+type PendingAnswer = Answer | { readonly broken: unknown };
+
+/** Answers under way, in the order of their lines. */
+class AnswerQueue {
+  readonly #limit: number;
+  readonly #waiting: Promise<PendingAnswer>[] = [];
+  #ended = false;
+  #closed = false;
+  #wake: (() => void)[] = [];
+
+  constructor(limit: number) {
+    this.#limit = limit;
+  }
+
+  /** No more lines will come. */
+  get ended(): boolean {
+    return this.#ended;
+  }
+
+  /** No more answers will be taken. */
+  get closed(): boolean {
+    return this.#closed;
+  }
+
+  add(answer: Promise<PendingAnswer>): void {
+    this.#waiting.push(answer);
+    this.#changed();
+  }
+
+  end(): void {
+    this.#ended = true;
+    this.#changed();
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.#changed();
+  }
+
+  /** Waits until another line may be worked on. */
+  async room(): Promise<void> {
+    while (!this.#closed && this.#waiting.length >= this.#limit) await this.#change();
+  }
+
+  /** The next answer, or null when there are no more. */
+  async take(): Promise<PendingAnswer | null> {
+    while (this.#waiting.length === 0) {
+      if (this.#ended) return null;
+      await this.#change();
+    }
+    const answer = await this.#waiting[0];
+    this.#waiting.shift();
+    this.#changed();
+    return answer ?? null;
+  }
+
+  #change(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#wake.push(resolve);
+    });
+  }
+
+  #changed(): void {
+    const wake = this.#wake;
+    this.#wake = [];
+    for (const resolve of wake) resolve();
+  }
 }
 
 /** Never rejects: a promise that waits its turn in the queue must not count as unhandled. */
@@ -75,7 +159,7 @@ async function answer(
   text: string | null,
   index: number,
   signal: AbortSignal | undefined,
-): Promise<Answer | { readonly broken: unknown }> {
+): Promise<PendingAnswer> {
   try {
     if (text === null) throw new ActError("DATA_LINE_TOO_LONG", "The line is too long to read.");
     return await handle(parse(text), index);

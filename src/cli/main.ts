@@ -78,6 +78,8 @@ export async function main(argv: readonly string[]): Promise<number> {
     // Whoever read our output has gone: there is no one left to tell.
     if (error.code === "EPIPE") process.exit(EXIT.ok);
   });
+  // Progress that no one reads is no reason to end.
+  process.stderr.on("error", () => undefined);
   try {
     return await dispatch(argv, controller.signal);
   } catch (error) {
