@@ -456,6 +456,6 @@ describe.skipIf(!existsSync(wire))("our AgentGym server answers as the original 
       "sciworld_wrong_focus",
     ])
       compared += await play(provider, [scenario], true);
-    expect(compared).toBe(25);
+    expect(compared).toBe(26);
   });
 });
