@@ -12,45 +12,6 @@
 namespace act::cpu {
 namespace {
 
-/// Pages of keys or values that all rows of a tile go over before the next ones are read.
-constexpr int32_t kPagesPerChunk = 64;
-/// Floats before position 0 of a row of scores: a page that begins with another segment's lanes is written whole.
-constexpr int64_t kMargin = kPageKeys;
-
-/// Page addresses of one segment in one layer and key-value head.
-struct SegmentPages {
-  const Segment& segment;
-  const int32_t* numbers;
-  const float* base;
-  int64_t page_floats;
-  const float* page(int32_t i) const { return base + numbers[i] * page_floats; }
-};
-
-void score_visit(const Kernels& k, const TileRows& tile, const Visit& visit, const SegmentPages& pages, const float* q,
-                 int64_t q_stride, int64_t depth, float scale, float* scores, int64_t stride) {
-  const Segment& s = pages.segment;
-  const float* chunk[kPagesPerChunk];
-  float kept[8][kPageKeys];
-  const int32_t all_pages = page_span(s.first_lane + tile.seen(s, visit.first, visit.last + 1));
-  for (int32_t from = 0; from < all_pages; from += kPagesPerChunk) {
-    const int32_t to = std::min(all_pages, from + kPagesPerChunk);
-    for (int32_t i = from; i < to; i++) chunk[i - from] = pages.page(i);
-    tile.for_row_blocks(visit, k.score_rows, [&](int64_t row, int rows, int32_t first_query, int32_t end_query) {
-      const int32_t end = std::min(to, page_span(s.first_lane + tile.seen(s, first_query, end_query)));
-      if (end <= from) return;
-      float* at = scores + row * stride + kMargin + s.position - s.first_lane + int64_t{from} * kPageKeys;
-      const bool shared_page = from == 0 && s.first_lane > 0;  // its first lanes are positions before this segment
-      if (shared_page) {
-        for (int r = 0; r < rows; r++) std::copy_n(at + r * stride, s.first_lane, kept[r]);
-      }
-      k.scores(rows, end - from, depth, q + row * q_stride, q_stride, chunk, scale, at, stride);
-      if (shared_page) {
-        for (int r = 0; r < rows; r++) std::copy_n(kept[r], s.first_lane, at + r * stride);
-      }
-    });
-  }
-}
-
 void weigh_visit(const Kernels& k, const TileRows& tile, const Visit& visit, const SegmentPages& pages,
                  int64_t values_at, int64_t columns, const float* p, int64_t stride, float* acc) {
   const Segment& s = pages.segment;
@@ -70,8 +31,8 @@ void weigh_visit(const Kernels& k, const TileRows& tile, const Visit& visit, con
       RowRun& last = chunk[end - 1 - from];
       const RowRun whole = last;  // only the keys seen: what lies behind them is not this segment's
       last.count = std::min<int64_t>(whole.count, seen - (end == 1 ? 0 : (end - 1) * kPageKeys - s.first_lane));
-      k.weigh(rows, columns, chunk, end - from, columns, p + row * stride + kMargin + s.position + first_key, stride, 1,
-              acc + row * columns, columns);
+      k.weigh(rows, columns, chunk, end - from, columns, p + row * stride + kScoreMargin + s.position + first_key,
+              stride, 1, acc + row * columns, columns);
       last = whole;
     });
   }
@@ -149,8 +110,8 @@ void CpuBackend::attention(View out, View lse, View q, const KvPool& base, int l
     std::fill_n(acc, rows * padded, 0.0f);
     auto pages_of = [&](const Visit& visit) {
       const Segment& s = forest.segments[static_cast<size_t>(visit.segment)];
-      return SegmentPages{s, forest.pages.data() + s.first_page, pool.pages_of(layer, static_cast<int>(head)),
-                          pool.page_floats};
+      return SegmentPages{s, s.first_lane, forest.pages.data() + s.first_page,
+                          pool.pages_of(layer, static_cast<int>(head)), pool.page_floats};
     };
     for (const Visit& visit : visits) {
       score_visit(kernels_, view, visit, pages_of(visit), queries, padded, d, scale, scores, stride);
@@ -158,11 +119,11 @@ void CpuBackend::attention(View out, View lse, View q, const KvPool& base, int l
     float inverse[kMaxTileQueryRows];
     for (int64_t r = 0; r < rows; r++) {
       const Query& query = view.query_of(r);
-      float* const row = scores + r * stride + kMargin;
+      float* const row = scores + r * stride + kScoreMargin;
       float max = 0, sum = 0;
       kernels_.softmax(row, query.keys, &max, &sum);
       const int64_t end = (query.keys + 15) / 16 * 16;
-      std::fill(row + end, row + stride - kMargin, 0.0f);  // rows of a block share the longest row's keys
+      std::fill(row + end, row + stride - kScoreMargin, 0.0f);  // rows of a block share the longest row's keys
       inverse[r] = 1.0f / sum;
       if (lse.data) {
         lse.as<float>()[query.row * heads + head * group + r % group] =

@@ -11,16 +11,17 @@
 namespace act::cpu {
 namespace {
 
-constexpr int32_t kRunsPerCall = 64;
-
-/// Keys and values of one tree and head, repacked: segment by segment in pages of their own.
+/// Keys and values of one tree and head, repacked: segment after segment without gaps, key i in lane i % 16 of page i
+/// / 16.
 struct TreeKeys {
   float *keys, *values;  // transposed pages [d][16]
   float* key_rows;       // [pages * 16][padded d]
   float *dk, *dv;        // [pages * 16][padded d]
 };
 
-int64_t tree_floats(int64_t pages, int64_t d, int64_t padded) { return pages * kPageKeys * (2 * d + 3 * padded); }
+int64_t tree_floats(int64_t keys, int64_t d, int64_t padded) {
+  return page_span(static_cast<int32_t>(keys)) * kPageKeys * (2 * d + 3 * padded);
+}
 
 }  // namespace
 
@@ -29,7 +30,7 @@ size_t CpuBackend::attention_scratch_bytes(int64_t rows, int64_t widest) const {
   // a tree of at most `rows` keys; head dimensions up to 256.
   const int64_t d = std::min<int64_t>((widest + 15) / 16 * 16, 256);
   const int64_t tile = 2 * ((1 << 20) + 64 * 3 * kPageKeys) + 3 * 64 * d;
-  return static_cast<size_t>(pool_.threads() * (tile + tree_floats(rows / kPageKeys + 1, d, d))) * 4;
+  return static_cast<size_t>(pool_.threads() * (tile + tree_floats(rows, d, d))) * 4;
 }
 
 void CpuBackend::attention_backward(View dq, View dk, View dv, View dout, View out, View lse, View q,
@@ -48,37 +49,38 @@ void CpuBackend::attention_backward(View dq, View dk, View dv, View dout, View o
   }
   const AttentionPlan& plan = plan_for(pool, forest, static_cast<int>(group));
 
-  std::vector<int64_t> first_page(forest.segments.size());
-  std::vector<int64_t> tree_pages(plan.trees.size());
-  int64_t tile_floats = 0, most_pages = 0;
+  std::vector<int64_t> first_key(forest.segments.size());  // of a segment, within its tree
+  std::vector<int64_t> tree_keys(plan.trees.size());
+  int64_t tile_floats = 0, most_keys = 0;
   for (const Tile& tile : plan.tiles) {
     tile_floats = std::max(tile_floats, tile.queries * group * (2 * score_stride(tile.keys) + 3 * padded));
   }
   for (size_t t = 0; t < plan.trees.size(); t++) {
     const Tree& tree = plan.trees[t];
     for (int32_t i = 0; i < tree.segments; i++) {
-      const int32_t segment = plan.tree_segments[static_cast<size_t>(tree.first_segment + i)];
-      first_page[static_cast<size_t>(segment)] = tree_pages[t];
-      tree_pages[t] += page_span(forest.segments[static_cast<size_t>(segment)].key_count);
+      const auto segment = static_cast<size_t>(plan.tree_segments[static_cast<size_t>(tree.first_segment + i)]);
+      first_key[segment] = tree_keys[t];
+      tree_keys[t] += forest.segments[segment].key_count;
     }
-    most_pages = std::max(most_pages, tree_pages[t]);
+    most_keys = std::max(most_keys, tree_keys[t]);
   }
-  const int64_t per_thread = tile_floats + tree_floats(most_pages, d, padded);
+  const int64_t per_thread = tile_floats + tree_floats(most_keys, d, padded);
   float* const scratch = attention_scratch_.get(*this, per_thread * pool_.threads());
   const Kernels& k = kernels_;
 
   pool_.run(static_cast<int64_t>(plan.trees.size()) * pool.kv_heads, [&](int64_t task, int thread) {
     const auto tree_index = static_cast<size_t>(task / pool.kv_heads);
     const Tree& tree = plan.trees[tree_index];
-    const int64_t head = task % pool.kv_heads, floats = tree_pages[tree_index] * kPageKeys;
+    const int64_t head = task % pool.kv_heads,
+                  slots = int64_t{page_span(static_cast<int32_t>(tree_keys[tree_index]))} * kPageKeys;
     TreeKeys keys;
     keys.keys = scratch + thread * per_thread;
-    keys.values = keys.keys + floats * d;
-    keys.key_rows = keys.values + floats * d;
-    keys.dk = keys.key_rows + floats * padded;
-    keys.dv = keys.dk + floats * padded;
-    float* const tile_scratch = keys.dv + floats * padded;
-    std::fill_n(keys.keys, floats * (2 * d + 3 * padded), 0.0f);
+    keys.values = keys.keys + slots * d;
+    keys.key_rows = keys.values + slots * d;
+    keys.dk = keys.key_rows + slots * padded;
+    keys.dv = keys.dk + slots * padded;
+    float* const tile_scratch = keys.dv + slots * padded;
+    std::fill_n(keys.keys, slots * (2 * d + 3 * padded), 0.0f);
 
     const std::span<const int32_t> segments{plan.tree_segments.data() + tree.first_segment,
                                             static_cast<size_t>(tree.segments)};
@@ -89,10 +91,10 @@ void CpuBackend::attention_backward(View dq, View dk, View dv, View dout, View o
         const float* page =
             pool.pages_of(layer, static_cast<int>(head)) +
             forest.pages[static_cast<size_t>(s.first_page + (s.first_lane + i) / kPageKeys)] * pool.page_floats;
-        const int64_t to_page = first_page[static_cast<size_t>(index)] + i / kPageKeys, to_lane = i % kPageKeys;
-        float* key = keys.keys + to_page * d * kPageKeys + to_lane;
-        float* value = keys.values + to_page * d * kPageKeys + to_lane;
-        float* key_row = keys.key_rows + (to_page * kPageKeys + to_lane) * padded;
+        const int64_t slot = first_key[static_cast<size_t>(index)] + i;
+        float* key = keys.keys + slot / kPageKeys * d * kPageKeys + slot % kPageKeys;
+        float* value = keys.values + slot / kPageKeys * d * kPageKeys + slot % kPageKeys;
+        float* key_row = keys.key_rows + slot * padded;
         const float* from_value = page + pool.values_at() + lane * padded;
         for (int64_t c = 0; c < d; c++) {
           key_row[c] = key[c * kPageKeys] = page[c * kPageKeys + lane];
@@ -118,38 +120,30 @@ void CpuBackend::attention_backward(View dq, View dk, View dv, View dout, View o
 
       for (const Visit& visit : visits) {
         const Segment& s = forest.segments[static_cast<size_t>(visit.segment)];
-        const float *page[kRunsPerCall], *value_page[kRunsPerCall];
-        view.for_row_blocks(visit, k.score_rows, [&](int64_t row, int count, int32_t first, int32_t end) {
-          const int32_t pages = page_span(view.seen(s, first, end));
-          for (int32_t from = 0; from < pages; from += kRunsPerCall) {
-            const int32_t n = std::min(kRunsPerCall, pages - from);
-            const int64_t start = first_page[static_cast<size_t>(visit.segment)] + from;
-            for (int32_t i = 0; i < n; i++) {
-              page[i] = keys.keys + (start + i) * d * kPageKeys;
-              value_page[i] = keys.values + (start + i) * d * kPageKeys;
-            }
-            const int64_t at = row * stride + s.position + int64_t{from} * kPageKeys;
-            k.scores(count, n, d, queries + row * padded, padded, page, scale, p + at, stride);
-            k.scores(count, n, d, grads + row * padded, padded, value_page, 1, ds + at, stride);
-          }
-        });
+        const int64_t slot = first_key[static_cast<size_t>(visit.segment)];
+        auto pages = [&](const float* base) {
+          return SegmentPages{s, static_cast<int32_t>(slot % kPageKeys), nullptr,
+                              base + slot / kPageKeys * d * kPageKeys, d * kPageKeys};
+        };
+        score_visit(k, view, visit, pages(keys.keys), queries, padded, d, scale, p, stride);
+        score_visit(k, view, visit, pages(keys.values), grads, padded, d, 1, ds, stride);
       }
       for (int64_t r = 0; r < rows; r++) {
         const Query& query = view.query_of(r);
         const int64_t h = head * group + r % group;
         const float delta = k.dot(grads + r * padded, out.as<float>() + query.row * q.cols + h * d, d);
-        k.softmax_backward(p + r * stride, ds + r * stride, query.keys, lse.as<float>()[query.row * heads + h], delta,
-                           scale);
-        const int64_t end = (query.keys + 15) / 16 * 16;
-        std::fill_n(p + r * stride + end, stride - end, 0.0f);
-        std::fill_n(ds + r * stride + end, stride - end, 0.0f);
+        float *const p_row = p + r * stride + kScoreMargin, *const ds_row = ds + r * stride + kScoreMargin;
+        k.softmax_backward(p_row, ds_row, query.keys, lse.as<float>()[query.row * heads + h], delta, scale);
+        const int64_t end = (query.keys + 15) / 16 * 16, rest = stride - kScoreMargin - end;
+        std::fill_n(p_row + end, rest, 0.0f);
+        std::fill_n(ds_row + end, rest, 0.0f);
       }
       for (const Visit& visit : visits) {
         const Segment& s = forest.segments[static_cast<size_t>(visit.segment)];
-        const int64_t row_of_first_key = first_page[static_cast<size_t>(visit.segment)] * kPageKeys;
+        const int64_t slot = first_key[static_cast<size_t>(visit.segment)], column = kScoreMargin + s.position;
         view.for_row_blocks(visit, k.weigh_rows, [&](int64_t row, int count, int32_t first, int32_t end) {
-          const RowRun run{keys.key_rows + row_of_first_key * padded, view.seen(s, first, end)};
-          k.weigh(count, padded, &run, 1, padded, ds + row * stride + s.position, stride, 1, dq_rows + row * padded,
+          const RowRun run{keys.key_rows + slot * padded, view.seen(s, first, end)};
+          k.weigh(count, padded, &run, 1, padded, ds + row * stride + column, stride, 1, dq_rows + row * padded,
                   padded);
         });
         const int32_t seen = view.seen(s, visit.first, visit.last + 1);
@@ -157,7 +151,7 @@ void CpuBackend::attention_backward(View dq, View dk, View dv, View dout, View o
         for (int32_t key = 0; key < seen; key += k.weigh_rows) {
           while (view.queries[from_query].keys <= s.position + key) from_query++;
           const int64_t row = int64_t{from_query} * group, end = int64_t{visit.last + 1} * group;
-          const int64_t at = row * stride + s.position + key, to = (row_of_first_key + key) * padded;
+          const int64_t at = row * stride + column + key, to = (slot + key) * padded;
           const int count = std::min(k.weigh_rows, seen - key);
           const RowRun grad_run{grads + row * padded, end - row}, query_run{queries + row * padded, end - row};
           k.weigh(count, padded, &grad_run, 1, padded, p + at, 1, stride, keys.dv + to, padded);
@@ -173,7 +167,7 @@ void CpuBackend::attention_backward(View dq, View dk, View dv, View dout, View o
     for (const int32_t index : segments) {
       const Segment& s = forest.segments[static_cast<size_t>(index)];
       for (int32_t i = 0; i < s.key_count; i++) {
-        const int64_t from = (first_page[static_cast<size_t>(index)] * kPageKeys + i) * padded;
+        const int64_t from = (first_key[static_cast<size_t>(index)] + i) * padded;
         const int64_t to = (s.query_row + i) * dk.cols + head * d;
         std::copy_n(keys.dk + from, d, dk.as<float>() + to);
         std::copy_n(keys.dv + from, d, dv.as<float>() + to);

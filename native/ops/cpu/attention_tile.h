@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "attention_plan.h"
+#include "kernels/kernels.h"
 
 namespace act::cpu {
 
@@ -13,8 +14,14 @@ constexpr int64_t kMaxTileQueryRows = 1024;
 /// Pages that hold lanes 0 .. lanes - 1.
 inline int32_t page_span(int32_t lanes) { return (lanes + kPageKeys - 1) / kPageKeys; }
 
-/// Floats of one row of scores: a page before position 0 and room to write the last page whole.
-inline int64_t score_stride(int64_t keys) { return kPageKeys + (keys + 2 * kPageKeys - 1) / kPageKeys * kPageKeys; }
+/// Pages of keys or values that all rows of a tile go over before the next ones are read.
+constexpr int32_t kPagesPerChunk = 64;
+
+/// Floats before position 0 of a row of scores: a page that begins with another segment's lanes is written whole.
+constexpr int64_t kScoreMargin = kPageKeys;
+
+/// Floats of one row of scores: the margin and room to write the last page whole.
+inline int64_t score_stride(int64_t keys) { return kScoreMargin + (keys + 2 * kPageKeys - 1) / kPageKeys * kPageKeys; }
 
 struct TileRows {
   const Query* queries;
@@ -50,5 +57,20 @@ struct TileRows {
     }
   }
 };
+
+/// Where the pages of one segment lie, for one layer and key-value head.
+struct SegmentPages {
+  const Segment& segment;
+  int32_t first_lane;      // of the segment's first key in its first page
+  const int32_t* numbers;  // page numbers; null: one after the other from base on
+  const float* base;
+  int64_t page_floats;
+  const float* page(int32_t i) const { return base + (numbers ? numbers[i] : i) * page_floats; }
+};
+
+/// Scores of a visit's rows with the keys (or transposed values) of its segment, into rows of `stride` floats by
+/// absolute position, behind the margin: scale * q K^T. What a row does not see is left undefined.
+void score_visit(const Kernels& k, const TileRows& tile, const Visit& visit, const SegmentPages& pages, const float* q,
+                 int64_t q_stride, int64_t depth, float scale, float* scores, int64_t stride);
 
 }  // namespace act::cpu
