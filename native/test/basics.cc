@@ -1,4 +1,5 @@
 // Memory, conversions, argument checks, and the vector exponential.
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <map>
@@ -51,6 +52,43 @@ void counts_memory() {
     expect(b->allocated == before && b->peak >= before + 3000 * 1001 * 4, "the count or the peak is wrong");
     expect_error("OUT_OF_MEMORY", [&] { Buffer impossible(*b, int64_t{1} << 45, 64, DType::f32); });
     expect(b->allocated == before, "a failed allocation stays counted");
+  }
+}
+
+/// After every operation of a training step at these sizes the backend holds no more scratch than it planned.
+void keeps_to_planned_scratch() {
+  for (const auto& [rows, width, inner, heads, vocabulary] :
+       {std::array{70, 48, 130, 3, 300}, std::array{400, 192, 1000, 6, 5000}, std::array{33, 16, 20, 1, 70000}}) {
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      auto b = make_cpu_backend(2);
+      Rng rng(1);
+      const auto w = make_weight(*b, random(rng, "w", inner, width), dtype);
+      const auto head = make_weight(*b, random(rng, "head", vocabulary, width, 0.1), dtype);
+      const OnDevice x(*b, random(rng, "x", rows, width)), y(*b, rows, inner), dw(*b, inner, width),
+          dx(*b, rows, width);
+      const OnDevice dhead(*b, vocabulary, width), lse(*b, rows, heads), dk(*b, rows, width), dv(*b, rows, width);
+      ForestShape shape;
+      const int32_t root = shape.add(-1, rows / 3, rows / 3);
+      for (int32_t i = rows / 3; i < rows; i++) shape.add(root, 1, 1, i % kPageKeys);
+      auto pool = b->create_kv_pool(1, heads, width / heads, static_cast<int>(shape.pages.size()));
+      const size_t before = b->allocated;
+      b->linear(y, false, x, *w, {});
+      b->linear_backward_input(dx, false, y, *w);
+      b->linear_backward_weight(dw, y, x, dtype);
+      b->write_kv(*pool, 0, shape.forest(), x, x);
+      b->attention(dx, lse, x, *pool, 0, shape.forest(), 1);
+      b->attention_backward(dx, dk, dv, x, x, lse, x, *pool, 0, shape.forest(), 1);
+      const std::vector<int32_t> target(static_cast<size_t>(rows));
+      LossRows loss;
+      loss.count = rows, loss.target = target.data();
+      LossResults results;
+      b->head_loss(results, dx, dhead, x, *head, loss);
+      std::vector<SampleResult> drawn(static_cast<size_t>(rows));
+      b->head_sample(drawn, x, *head, std::vector<SampleParams>(static_cast<size_t>(rows)));
+      const size_t planned = b->scratch_bytes(rows, std::max(inner, width)) + b->head_scratch_bytes(vocabulary, rows);
+      expect(b->allocated - before <= planned, "holds " + std::to_string(b->allocated - before) +
+                                                   " bytes of scratch, planned " + std::to_string(planned));
+    }
   }
 }
 
@@ -178,6 +216,7 @@ void exponential_is_accurate(Isa isa) {
 
 void memory_checks(std::vector<Check>& checks) {
   checks.push_back({"memory is counted and freed", counts_memory});
+  checks.push_back({"scratch stays within the plan", keeps_to_planned_scratch});
   checks.push_back({"bad arguments are refused", rejects_bad_arguments});
   checks.push_back({"weights convert and refresh", converts_weights});
   checks.push_back({"thread pool", pool_runs_everything});

@@ -130,6 +130,7 @@ class CpuBackend final : public HostBackend {
   }
   void pack_weight(CpuWeight& w);
   int64_t packed_units(int64_t rows, int64_t cols, bool bf16) const;
+  size_t left_panel_bytes(int64_t elements) const;
   size_t product_scratch_bytes(int64_t rows, int64_t widest) const;
   size_t attention_scratch_bytes(int64_t rows, int64_t widest) const;
   void multiply(const Product& product);

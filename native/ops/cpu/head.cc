@@ -56,7 +56,9 @@ RowLoss loss_of(const LossRows& rows, int64_t i, double logp, double entropy) {
 
 size_t CpuBackend::head_scratch_bytes(int64_t vocabulary, int64_t rows) const {
   const int64_t logits = std::min(rows, rows_per_chunk(vocabulary)) * vocabulary;
-  return static_cast<size_t>(logits + pool_.threads() * sample_scratch_floats(vocabulary)) * 4;
+  // The products take packed panels as a layer's do (scratch_bytes), except that a row of logits is a wider operand.
+  return static_cast<size_t>(logits + pool_.threads() * sample_scratch_floats(vocabulary)) * 4 +
+         left_panel_bytes(logits);
 }
 
 void CpuBackend::head_loss(LossResults& results, View dhidden, View dw, View hidden, const Weight& head,

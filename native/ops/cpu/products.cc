@@ -105,10 +105,10 @@ void CpuBackend::multiply(const Product& x) {
   if (x.m == 0 || x.n == 0) return;
   const int64_t units = ceil_div(x.k, x.bf16 ? 2 : 1), block = inner_block(units);
   // Rounds: at most kRightUnits of B where it has to be packed, at most kLeftUnits of A.
-  int64_t span = units;
+  int64_t span = std::min(units, std::max(block, kLeftUnits / 128 / block * block));
   if (!x.b.packed) {
     const int64_t padded = ceil_div(x.n, kernels_.gemm_columns) * kernels_.gemm_columns;
-    span = std::min(units, std::max<int64_t>(1, kRightUnits / (padded * block)) * block);
+    span = std::min(span, std::max<int64_t>(1, kRightUnits / (padded * block)) * block);
   }
   const int64_t rows = std::max<int64_t>(1, kLeftUnits / (span * 128)) * 128;
   for (int64_t u = 0; u < units; u += span) {
@@ -186,13 +186,15 @@ void CpuBackend::multiply_block(const Product& x, int64_t row0, int64_t rows, in
   });
 }
 
+size_t CpuBackend::left_panel_bytes(int64_t elements) const {
+  // One round; where bf16 is widened a unit takes two words, but there are half as many units.
+  return static_cast<size_t>(2 * std::min(kLeftUnits, elements)) * 4;
+}
+
 size_t CpuBackend::product_scratch_bytes(int64_t rows, int64_t widest) const {
-  // Packed A: one round, widened bf16 takes two floats a unit (but has half the units). Packed B: one round.
   const int64_t padded = ceil_div(widest, kernels_.gemm_columns) * kernels_.gemm_columns;
-  const int64_t inner = std::max(rows, widest);
-  const int64_t left = std::min(std::max<int64_t>(kLeftUnits, 128 * inner), std::max<int64_t>(rows, widest) * inner);
-  const int64_t right = std::max(kRightUnits, padded * kInnerBlock);
-  return static_cast<size_t>(2 * left + right) * 4;
+  const int64_t right = std::max(std::min(kRightUnits, padded * std::max(rows, widest)), padded * kInnerBlock);
+  return left_panel_bytes(std::max(rows, widest) * widest) + static_cast<size_t>(right) * 4;
 }
 
 void CpuBackend::linear(View y, bool accumulate, View x, const Weight& weight, View bias, float scale) {
