@@ -86,7 +86,7 @@ describe("summaryTable", () => {
       version: "1",
     };
     expect(summaryTable(summary)).toBe(`success  in distribution
--------  -----------------------
+-------  ------------------------
 initial  25.0% [4.6%, 69.9%]  1/4
 act      -
 
