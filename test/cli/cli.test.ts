@@ -1,7 +1,7 @@
 /** The built command line as a user runs it. Needs `npm run build`. */
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -289,6 +289,23 @@ describe("run and resume", { timeout: PATIENCE }, () => {
       args = ["resume", run];
     }
     expect(cli(args).status).toBe(0);
+    expect(outputs(run)).toEqual(whole);
+  });
+
+  it("ends typed when the disk is full, leaves no half file, and goes on when there is room", () => {
+    const run = join(folder, "full");
+    // A limit on file sizes stands for a full disk: writes fail in the middle. 96 blocks of 1 KiB hold expert.jsonl, not
+    // the model.
+    const limited = `ulimit -f 96; exec "$0" "$@"`;
+    const args = ["-c", limited, process.execPath, main, "run", file, "--run", run];
+    const result = spawnSync("bash", args, { encoding: "utf8" });
+    expect(result.stderr).toContain("FILE_NO_SPACE");
+    expect(result.status).toBe(3);
+    const status = JSON.parse(cli(["status", run]).stdout);
+    expect(status).toMatchObject({ status: "failed", error: { code: "FILE_NO_SPACE" } });
+    expect(existsSync(join(run, "stages/warm/model"))).toBe(false);
+    expect(readdirSync(join(run, "stages/warm/checkpoints")).filter((name) => !name.startsWith("."))).toEqual([]);
+    expect(cli(["resume", run]).status).toBe(0);
     expect(outputs(run)).toEqual(whole);
   });
 
