@@ -21,7 +21,7 @@ import { type ActionReward, actionReward } from "../rewards/action.js";
 import { deriveSeed, EpochOrder, streamOf } from "../rollouts/random.js";
 import type { JournalRecord } from "../runs/journal.js";
 import { noData } from "./collect.js";
-import { meanOrNull, policyStep, type Reference, rewardMetrics, share } from "./policy-step.js";
+import { assertFresh, meanOrNull, policyStep, type Reference, rewardMetrics, share } from "./policy-step.js";
 import { probeMetrics, probePairs } from "./probe.js";
 import { rewardSchema, stepsOf, trainingShape } from "./settings.js";
 import { type StageContext, samplingOptions } from "./stage.js";
@@ -160,6 +160,10 @@ async function judgeStep(run: {
     : { kept: await ask(batch), rejected: [], attempts: 1 };
   const all = [...drawn.kept, ...drawn.rejected];
   if (all.length === 0) throw noData("no judgment prompt of this step leaves room for an answer");
+  assertFresh(
+    agent.policy,
+    all.flatMap((q) => q.completions),
+  );
   const probing = options.probeEvery > 0 && step % options.probeEvery === 0;
   const probed = probing
     ? probeMetrics(await probePairs(agent, [...new Set(drawn.kept.map((q) => q.pair))], { signal }))

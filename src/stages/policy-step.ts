@@ -3,7 +3,8 @@
  */
 
 import type { MetricValues } from "../data/records-metrics.js";
-import type { LossResult, LossRows, Policy } from "../engine/policy.js";
+import type { Completion, LossResult, LossRows, Policy } from "../engine/policy.js";
+import { ActError } from "../errors.js";
 import type { Objective } from "../objectives/objective.js";
 import { type PolicyBatch, policyBatch, withReference } from "../objectives/policy-batch.js";
 import type { SampleGroup } from "../objectives/sample.js";
@@ -126,6 +127,22 @@ function lossMetrics(result: LossResult, rows: LossRows): MetricValues {
     "policy/mean_abs_logprob_gap": gapSum / count,
     "policy/max_abs_logprob_gap": gapMax,
   };
+}
+
+/**
+ * Makes sure that what is about to be trained on was sampled by the very weights that are trained.
+ *
+ * @throws ActError `TRAINING_STALE_SAMPLES`: a defect, never the user's fault.
+ */
+export function assertFresh(policy: Policy, completions: readonly Completion[]): void {
+  const { weightVersion } = policy.stats();
+  const stale = completions.find((c) => c.weightVersion !== weightVersion);
+  if (stale !== undefined)
+    throw new ActError(
+      "TRAINING_STALE_SAMPLES",
+      `A completion was sampled by version ${stale.weightVersion} of the weights, but version ${weightVersion} is trained.`,
+      { hint: "Nothing else may change the weights of a model while a stage trains it." },
+    );
 }
 
 /** Mean reward and the share of each kind of reward. */

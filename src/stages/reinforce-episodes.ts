@@ -22,7 +22,7 @@ import { horizonAt, horizonSchema } from "../rollouts/horizon.js";
 import { deriveSeed, EpochOrder } from "../rollouts/random.js";
 import { rollout } from "../rollouts/rollout.js";
 import { noData } from "./collect.js";
-import { meanOrNull, policyStep, type Reference, share } from "./policy-step.js";
+import { assertFresh, meanOrNull, policyStep, type Reference, share } from "./policy-step.js";
 import { stepsOf, trainingShape } from "./settings.js";
 import { type StageContext, samplingOptions } from "./stage.js";
 import type { TrainableAgent } from "./trainable.js";
@@ -139,6 +139,10 @@ export async function reinforceEpisodes(
       : { kept: await play(options.batch), rejected: [] as const, attempts: 1 };
     const trainable = drawn.kept;
     if (trainable.length === 0 && drawn.rejected.length === 0) throw environmentsDown(all);
+    assertFresh(
+      agent.policy,
+      all.flatMap((p) => p.episodes).flatMap((e) => e.steps.map((s) => s.completion)),
+    );
     const sampleSeconds = (performance.now() - began) / 1000;
 
     const trained = await policyStep({

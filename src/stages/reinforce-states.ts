@@ -18,7 +18,7 @@ import { parseReply } from "../prompts/reply.js";
 import { type ActionReward, actionReward } from "../rewards/action.js";
 import { deriveSeed, EpochOrder, streamOf } from "../rollouts/random.js";
 import { noData } from "./collect.js";
-import { policyStep, type Reference, rewardMetrics, share } from "./policy-step.js";
+import { assertFresh, policyStep, type Reference, rewardMetrics, share } from "./policy-step.js";
 import { rewardSchema, stepsOf, trainingShape } from "./settings.js";
 import { type StageContext, samplingOptions } from "./stage.js";
 import type { TrainableAgent } from "./trainable.js";
@@ -92,6 +92,10 @@ export async function reinforceStates(
       : { kept: await act(options.batch), rejected: [], attempts: 1 };
     const all = [...drawn.kept, ...drawn.rejected];
     if (all.length === 0) throw noData("no action prompt of this step leaves room for a reply");
+    assertFresh(
+      agent.policy,
+      all.flatMap((a) => a.completions),
+    );
     const sampleSeconds = (performance.now() - began) / 1000;
 
     const trained = await policyStep({
