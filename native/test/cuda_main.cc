@@ -1,10 +1,16 @@
-// act_cuda_test [--device emulated|cuda] [NAME]    tests of the CUDA backend, those whose name contains NAME
-// act_cuda_test --speed                            times single operations on the GPU (cuda_speed.cc)
+// act_cuda_test [--device emulated|cuda] [--jobs N] [--slow SECONDS] [NAME]
+//     tests of the CUDA backend, those whose name contains NAME, in N processes; names those that take longer
+// act_cuda_test --speed
+//     times single operations on the GPU (cuda_speed.cc)
 //
 // Every case of native/test/cases against the reference backend: fp32 within the case's own bounds, and bf16 activations
 // within bounds derived from them. On the emulated device four ways: cp.async landing early and late, two orders of warps
 // and lanes. Then what is particular to this backend (cuda_checks.cc).
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -99,7 +105,7 @@ void check_case(const Case& c, const Device& device, bool bf16) {
 }
 
 /// The cases, again with a shared object in which a kernel is broken: some must fail.
-void expect_noticed(const std::vector<std::unique_ptr<Case>>& cases, const Device& device, const std::string& which) {
+void expect_noticed(const Cases& cases, const Device& device, const std::string& which) {
   int failed = 0;
   for (const auto& c : cases) {
     if (c->name.find(which) == std::string::npos) continue;
@@ -114,16 +120,9 @@ void expect_noticed(const std::vector<std::unique_ptr<Case>>& cases, const Devic
   expect(failed > 0, "a broken kernel went unnoticed");
 }
 
-int run(const std::string& device_name, const std::string& filter) {
-  std::vector<std::unique_ptr<Case>> cases;
-  product_cases(cases);
-  layer_cases(cases);
-  attention_cases(cases);
-  head_cases(cases);
-  optimizer_cases(cases);
+std::vector<Check> all_checks(const Cases& cases, const std::string& device_name) {
   const bool emulated = device_name == "emulated";
   const std::vector<Device> devices = emulated ? emulated_devices() : std::vector<Device>{{.name = "cuda"}};
-
   devices.front().open(DType::f32);  // throws where there is none
   std::vector<Check> checks;
   for (const Device& device : devices) {
@@ -136,20 +135,24 @@ int run(const std::string& device_name, const std::string& filter) {
     cuda_checks(checks, device);
     engine_checks(checks, device);
   }
-  if (emulated) {
-    memory_limit_checks(checks);
-    for (const auto& [fault, where] : {std::pair{"MISSING_BARRIER", "linear bf16"}, {"OFF_BY_ONE", "attention"}}) {
-      checks.push_back({std::string("seeded fault ") + fault, [&cases, fault, where] {
-                          Device broken = emulated_devices().front();
-                          broken.library = std::string("act_cuda_fault_") + fault + ".so";
-                          expect_noticed(cases, broken, where);
-                        }});
-    }
+  if (!emulated) return checks;
+  memory_limit_checks(checks);
+  for (const auto& [fault, where] : {std::pair{"MISSING_BARRIER", "linear bf16"}, {"OFF_BY_ONE", "attention"}}) {
+    checks.push_back({std::string("seeded fault ") + fault, [&cases, fault, where] {
+                        Device broken = emulated_devices().front();
+                        broken.library = std::string("act_cuda_fault_") + fault + ".so";
+                        expect_noticed(cases, broken, where);
+                      }});
   }
+  return checks;
+}
 
-  int passed = 0, failed = 0;
-  for (const Check& check : checks) {
-    if (check.name.find(filter) == std::string::npos) continue;
+/// Every `jobs`th check from `first` on; the number that failed.
+int run_some(const std::vector<const Check*>& checks, size_t first, size_t jobs, double slow) {
+  int failed = 0;
+  for (size_t i = first; i < checks.size(); i += jobs) {
+    const Check& check = *checks[i];
+    const auto start = std::chrono::steady_clock::now();
     std::string problem;
     try {
       check.run();
@@ -160,11 +163,50 @@ int run(const std::string& device_name, const std::string& filter) {
     } catch (const std::exception& e) {
       problem = e.what();
     }
-    problem.empty() ? passed++ : failed++;
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    if (!problem.empty()) failed++;
     if (!problem.empty()) std::printf("FAILED  %s: %s\n", check.name.c_str(), problem.c_str());
+    if (seconds > slow) std::printf("%6.2f s  %s\n", seconds, check.name.c_str());
+    std::fflush(stdout);
   }
-  std::printf("%d passed, %d failed\n", passed, failed);
-  return failed > 0 || passed == 0 ? 1 : 0;
+  return failed;
+}
+
+int run(const std::string& device_name, const std::string& filter, size_t jobs, double slow) {
+  Cases cases;
+  product_cases(cases);
+  layer_cases(cases);
+  attention_cases(cases);
+  head_cases(cases);
+  optimizer_cases(cases);
+  const std::vector<Check> checks = all_checks(cases, device_name);
+  std::vector<const Check*> chosen;
+  for (const Check& check : checks) {
+    if (check.name.find(filter) != std::string::npos) chosen.push_back(&check);
+  }
+  int failed = 0;
+  if (jobs <= 1) {
+    failed = run_some(chosen, 0, 1, slow);
+  } else {
+    // The emulator's way is set for a whole process, so processes: each exits with the number of its failures.
+    std::vector<pid_t> workers;
+    for (size_t j = 0; j < jobs; j++) {
+      const pid_t worker = fork();
+      if (worker == 0) _exit(std::min(run_some(chosen, j, jobs, slow), 100));
+      workers.push_back(worker);
+    }
+    for (const pid_t worker : workers) {
+      int status = 0;
+      if (worker < 0 || waitpid(worker, &status, 0) != worker || !WIFEXITED(status)) {
+        std::printf("FAILED  a test process ended early\n");
+        failed++;
+      } else {
+        failed += WEXITSTATUS(status);
+      }
+    }
+  }
+  std::printf("%d passed, %d failed\n", static_cast<int>(chosen.size()) - failed, failed);
+  return failed > 0 || chosen.empty() ? 1 : 0;
 }
 
 }  // namespace
@@ -173,9 +215,15 @@ int run(const std::string& device_name, const std::string& filter) {
 int main(int argc, char** argv) {
   std::string device = "emulated", filter;
   bool speed = false;
+  size_t jobs = 1;
+  double slow = 1e9;
   for (int i = 1; i < argc; i++) {
     if (!std::strcmp(argv[i], "--device") && i + 1 < argc) {
       device = argv[++i];
+    } else if (!std::strcmp(argv[i], "--jobs") && i + 1 < argc) {
+      jobs = static_cast<size_t>(std::clamp(std::atoi(argv[++i]), 1, 64));
+    } else if (!std::strcmp(argv[i], "--slow") && i + 1 < argc) {
+      slow = std::atof(argv[++i]);
     } else if (!std::strcmp(argv[i], "--speed")) {
       speed = true;
     } else {
@@ -187,7 +235,7 @@ int main(int argc, char** argv) {
     return 2;
   }
   try {
-    return speed ? act::test::run_speed({.name = "cuda"}) : act::test::run(device, filter);
+    return speed ? act::test::run_speed({.name = "cuda"}) : act::test::run(device, filter, device == "cuda" ? 1 : jobs, slow);
   } catch (const act::Error& error) {  // no device: said once, not by every test
     std::fprintf(stderr, "%s: %s\n", error.code.c_str(), error.what());
     return 3;

@@ -124,6 +124,30 @@ ForestShape deep_tree() {
   return f;
 }
 
+/// As the trainer packs a batch (engine/forest.cc): key of row r is lane r % 16 of page r / 16, so segments share pages
+/// and lanes have nothing to do with positions. Two groups, a nested turn, a chain, padding trees of one token.
+ForestShape packed() {
+  ForestShape f;
+  const auto add = [&f](int32_t parent, int32_t keys) {
+    const int32_t index = f.add(parent, keys, keys), row = f.segments.back().query_row;
+    f.segments.back().first_page = row / kPageKeys;
+    f.segments.back().first_lane = row % kPageKeys;
+    return index;
+  };
+  const int32_t first = add(-1, 21);
+  for (const int32_t keys : {3, 1, 17, 16}) add(first, keys);
+  const int32_t turn = add(first, 11);
+  add(turn, 6), add(turn, 2);
+  add(-1, 1);  // padding
+  const int32_t second = add(-1, 33), third = add(second, 15);
+  add(add(third, 1), 30);
+  add(third, 5);
+  add(-1, 1);
+  f.pages.resize(static_cast<size_t>((f.rows + kPageKeys - 1) / kPageKeys));
+  for (size_t p = 0; p < f.pages.size(); p++) f.pages[p] = static_cast<int32_t>(f.pages.size() - 1 - p);  // in any order
+  return f;
+}
+
 /// One decoding step: every sequence has one new token, prompts are shared.
 ForestShape decode() {
   ForestShape f;
@@ -185,6 +209,7 @@ void attention_cases(Cases& cases) {
   add("roots", 9, 3, 64, roots({50, 16}));
   add("tree", 6, 2, 20, deep_tree());
   add("tree", 2, 2, 96, deep_tree());
+  add("packed", 4, 2, 32, packed());
   add("decode", 9, 3, 64, decode());
   add("decode", 4, 1, 12, decode());
 }

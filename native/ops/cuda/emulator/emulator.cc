@@ -116,7 +116,7 @@ void resume(Fiber& fiber) {
   fiber.state = State::ready;
   if (!fiber.stack) {
     if (m.free_stacks.empty()) {
-      m.stacks.push_back(std::make_unique<char[]>(kStackBytes));
+      m.stacks.push_back(std::make_unique_for_overwrite<char[]>(kStackBytes));
       m.free_stacks.push_back(m.stacks.back().get());
     }
     fiber.stack = m.free_stacks.back();
@@ -301,7 +301,10 @@ void launch(Dim3 grid, Dim3 block, size_t shared_bytes, const char* kernel, cons
   if (blocks < 1 || grid.x > 2147483647u || grid.y > 65535 || grid.z > 65535) refuse("the grid is empty or too large");
   if (shared_bytes > kMaxSharedBytes) refuse("more dynamic shared memory than a block can have");
 
-  Machine m;
+  // Kept between launches for its stacks: pages fresh from the system cost more than the small kernels of the tests.
+  thread_local std::unique_ptr<Machine> kept;
+  std::unique_ptr<Machine> owned = kept ? std::move(kept) : std::make_unique<Machine>();
+  Machine& m = *owned;
   machine = &m;
   struct Leave {
     ~Leave() { machine = nullptr; }
@@ -339,6 +342,7 @@ void launch(Dim3 grid, Dim3 block, size_t shared_bytes, const char* kernel, cons
     m.at_block = 0;
     run_block(order);
   }
+  kept = std::move(owned);  // after a failure it is not kept: fibers stand in the middle of the kernel
 }
 
 }  // namespace act::emulator
