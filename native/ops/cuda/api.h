@@ -26,6 +26,6 @@ using ActCudaOpen = void (*)(const ActCudaRequest* request, ActCudaAnswer* answe
 
 namespace act {
 constexpr const char* kCudaEntry = "act_cuda_open";
-/// Changes whenever ops.h or this file changes what the two sides share.
-constexpr const char* kCudaContract = "act-cuda-1";
+/// What the two sides share, ops.h and this file, as a hash that CMake computes: both must be of the same text.
+constexpr const char* kCudaContract = ACT_CUDA_CONTRACT;
 }  // namespace act

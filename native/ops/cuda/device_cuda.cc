@@ -1,10 +1,11 @@
 // The GPU through the CUDA runtime, linked statically: without a driver this file loads and says so.
 #include <cuda_runtime.h>
 
-#include <cstdio>
+#include <string>
 
 #include "../ops.h"
 #include "device.h"
+#include "requirements.h"
 
 namespace act::cuda {
 namespace {
@@ -86,8 +87,6 @@ class CudaDevice final : public Device {
   cudaDeviceProp properties_{};
 };
 
-[[noreturn]] void unavailable(const std::string& why) { throw Error("DEVICE_UNAVAILABLE", why + " Use device cpu meanwhile."); }
-
 }  // namespace
 
 void allow_shared_bytes(const void* kernel, size_t bytes, const char* file, int line) {
@@ -99,24 +98,25 @@ void allow_shared_bytes(const void* kernel, size_t bytes, const char* file, int 
 void check_launch(const char* file, int line) { check(cudaGetLastError(), file, line); }
 
 std::unique_ptr<Device> open_device(int ordinal) {
-  int driver = 0, runtime = 0, count = 0;
-  cudaRuntimeGetVersion(&runtime);
-  if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0)
-    unavailable("This machine has no NVIDIA driver (libcuda.so.1): install one for CUDA " + std::to_string(runtime / 1000) + ".");
-  const cudaError_t status = cudaGetDeviceCount(&count);
+  Found found;
+  found.ordinal = ordinal;
+  cudaRuntimeGetVersion(&found.runtime);
+  if (cudaDriverGetVersion(&found.driver) != cudaSuccess) found.driver = 0;
+  const cudaError_t status = cudaGetDeviceCount(&found.devices);
   cudaGetLastError();
-  if (status == cudaErrorInsufficientDriver)
-    unavailable("The NVIDIA driver is too old: it serves CUDA " + std::to_string(driver / 1000) + "." +
-                std::to_string(driver % 1000 / 10) + ", this build needs CUDA " + std::to_string(runtime / 1000) + ".");
-  if (status == cudaErrorNoDevice || (status == cudaSuccess && count == 0))
-    unavailable("The NVIDIA driver shows no GPU (is CUDA_VISIBLE_DEVICES empty, or the container started without it?).");
-  if (status != cudaSuccess) unavailable(std::string("CUDA could not start: ") + cudaGetErrorString(status) + ".");
-  if (ordinal < 0 || ordinal >= count)
-    unavailable("There is no GPU number " + std::to_string(ordinal) + "; this machine has " + std::to_string(count) + ".");
+  if (status != cudaSuccess) found.devices = 0;
+  found.driver_too_old = status == cudaErrorInsufficientDriver;
+  if (found.driver > 0 && status != cudaSuccess && !found.driver_too_old && status != cudaErrorNoDevice) {
+    throw Error("DEVICE_UNAVAILABLE", std::string("CUDA could not start: ") + cudaGetErrorString(status) + ". Use device cpu.");
+  }
   cudaDeviceProp properties{};
-  ACT_CHECK(cudaGetDeviceProperties(&properties, ordinal));
-  if (properties.major < 8)
-    unavailable(std::string("The ") + properties.name + " is too old: compute capability 8.0 (Ampere) is the oldest served.");
+  if (ordinal >= 0 && ordinal < found.devices && cudaGetDeviceProperties(&properties, ordinal) == cudaSuccess) {
+    found.name = properties.name;
+    found.major = properties.major;
+  }
+  if (const std::string missing = what_is_missing(found); !missing.empty()) {
+    throw Error("DEVICE_UNAVAILABLE", missing + " Use device cpu meanwhile.");
+  }
   return std::make_unique<CudaDevice>(ordinal);
 }
 

@@ -2,6 +2,7 @@
 //   ACT_EMULATED_BYTES   how much memory the device has (default: no limit)
 //   ACT_EMULATED_ASYNC   early or late (default): when cp.async lands
 //   ACT_EMULATED_SEED    order of warps and lanes (default 0: ascending)
+//   ACT_EMULATED_MISSING driver, newer-driver, device or newer-device: what opening the device finds missing
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -10,6 +11,7 @@
 #include "../ops.h"
 #include "device.h"
 #include "emulator/emulator.h"
+#include "requirements.h"
 
 namespace act::cuda {
 namespace {
@@ -57,7 +59,16 @@ class EmulatedDevice final : public Device {
 }  // namespace
 
 std::unique_ptr<Device> open_device(int ordinal) {
-  if (ordinal != 0) throw Error("DEVICE_UNAVAILABLE", "There is one emulated device, number 0.");
+  const char* const lacks = std::getenv("ACT_EMULATED_MISSING");
+  const std::string missing = lacks ? lacks : "";
+  Found found{.driver = 13000, .runtime = 13000, .devices = 1, .ordinal = ordinal, .name = "emulated GPU", .major = 8};
+  if (missing == "driver") found.driver = 0;
+  if (missing == "newer-driver") found.driver = 11040, found.driver_too_old = true;
+  if (missing == "device") found.devices = 0;
+  if (missing == "newer-device") found.major = 7;
+  if (const std::string what = what_is_missing(found); !what.empty()) {
+    throw Error("DEVICE_UNAVAILABLE", what + " Use device cpu meanwhile.");
+  }
   return std::make_unique<EmulatedDevice>();
 }
 

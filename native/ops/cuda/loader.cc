@@ -6,6 +6,7 @@
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <dlfcn.h>
+#include <unistd.h>
 #endif
 
 namespace act {
@@ -27,13 +28,17 @@ ActCudaOpen find_entry(CudaFlavor flavor) {
   const char* chosen = std::getenv(emulated ? "ACT_CUDA_EMULATED_LIBRARY" : "ACT_CUDA_LIBRARY");
   const std::string name = emulated ? "act_cuda_emulated.so" : "act_cuda.so";
   const std::string path = chosen && *chosen ? chosen : own_folder() + name;
+  if (access(path.c_str(), F_OK) != 0) {
+    throw Error("DEVICE_UNAVAILABLE",
+                emulated ? "The emulated device is not built: `npm run test:kernels` builds it (" + path + ")."
+                         : "CUDA support is not built (no " + path +
+                               "): run `npm run build:cuda`, which needs a CUDA toolkit. Use device cpu meanwhile.");
+  }
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!library) {
     const char* why = dlerror();
-    throw Error("DEVICE_UNAVAILABLE",
-                (emulated ? "The emulated device is not built (npm run test:kernels builds it): "
-                          : "CUDA support is not built or could not be loaded; run `npm run build:cuda`, or use device cpu: ") +
-                    std::string(why ? why : path));
+    throw Error("DEVICE_UNAVAILABLE", "The CUDA backend does not load, " + std::string(why ? why : path) +
+                                          ": build it again on this machine (`npm run build:cuda`).");
   }
   void* entry = dlsym(library, kCudaEntry);
   if (!entry) throw Error("DEVICE_UNAVAILABLE", path + " is not a CUDA backend of act-trainer: build it again.");
