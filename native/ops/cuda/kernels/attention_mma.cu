@@ -67,7 +67,7 @@ __device__ __forceinline__ Sight sight_of(const KeyBlock& block, const int (&que
 }
 
 template <int kD>
-__global__ void __launch_bounds__(kAttentionThreads)
+__global__ void __launch_bounds__(kAttentionThreads, kAttentionBlocks)
     attention_mma_kernel(bf16* out, float* lse, const bf16* q, PoolOfBf16 pool, int heads, float scale,
                          const TreeQuery* queries, const KeyBlock* blocks, const QueryTile* tiles) {
   GPU_SHARED(bf16, shared);
@@ -162,7 +162,7 @@ __global__ void __launch_bounds__(kAttentionThreads)
 
 // ds = P * (do V^T - delta) * scale;  dq = ds K.
 template <int kD>
-__global__ void __launch_bounds__(kAttentionThreads)
+__global__ void __launch_bounds__(kAttentionThreads, kAttentionBlocks)
     backward_queries_mma_kernel(bf16* dq, const bf16* dout, const bf16* q, const float* lse, const float* delta,
                                 PoolOfBf16 pool, int heads, float scale, const TreeQuery* queries, const KeyBlock* blocks,
                                 const QueryTile* tiles) {

@@ -15,7 +15,7 @@ constexpr size_t kSharedBytes = (2 * kTileKeys + kRing * 2 * kStepQueries) * (kD
                                 kRing * kStepQueries * 3 * sizeof(float);
 
 template <int kD>
-__global__ void __launch_bounds__(kAttentionThreads)
+__global__ void __launch_bounds__(kAttentionThreads, kD <= 64 ? kAttentionBlocks : 2)
     backward_keys_mma_kernel(bf16* dk, bf16* dv, const bf16* dout, const bf16* q, const float* lse, const float* delta,
                              PoolOfBf16 pool, int heads, float scale, const TreeQuery* queries, const KeyTile* tiles,
                              const TreeKey* all_keys) {

@@ -5,7 +5,10 @@
 
 namespace act::cuda {
 
-constexpr int kAttentionThreads = 128, kAttentionWarps = 4;
+constexpr int kAttentionThreads = 128;
+/// Thread blocks a multiprocessor holds at least, so 128 registers a thread. Said aloud, because ptxas, left alone, spills
+/// a register or two of the small head sizes to fit one block more.
+constexpr int kAttentionBlocks = 4;
 constexpr int kRowPad = 8;  // bf16 elements: rows stay 16-byte aligned, eight of them touch all banks once
 
 /// Stages rows of `d` bf16 values at address(r) (null: zeros) as rows of kD + kRowPad in shared memory; does not commit.

@@ -84,11 +84,12 @@ __global__ void __launch_bounds__(Tiling<kM, kN, kWarpM, kWarpN, kATransposed, k
   const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
   const int warp_m = warp / (kN / kWarpN) * kWarpM, warp_n = warp % (kN / kWarpN) * kWarpN;
   const int64_t row0 = static_cast<int64_t>(blockIdx.x) * kM, column0 = static_cast<int64_t>(blockIdx.y) * kN;
-  const auto a_tile = [&](int64_t step) { return shared + step % kStages * Shape::kStageElements; };
-  const auto b_tile = [&](int64_t step) { return a_tile(step) + TileShape<kM, kATransposed>::kElements; };
-  const auto stage = [&](int64_t step) {
-    stage_tile<kM, kATransposed, kAligned, kThreads>(a_tile(step), a, row0, step * kDepth, m, k);
-    stage_tile<kN, kBByK, kAligned, kThreads>(b_tile(step), b, column0, step * kDepth, n, k);
+  const auto a_tile = [&](int step) { return shared + step % kStages * Shape::kStageElements; };
+  const auto b_tile = [&](int step) { return a_tile(step) + TileShape<kM, kATransposed>::kElements; };
+  const auto stage = [&](int step) {
+    const int64_t k0 = static_cast<int64_t>(step) * kDepth;
+    stage_tile<kM, kATransposed, kAligned, kThreads>(a_tile(step), a, row0, k0, m, k);
+    stage_tile<kN, kBByK, kAligned, kThreads>(b_tile(step), b, column0, k0, n, k);
   };
 
   float sum[kTilesM][kTilesN][4];
@@ -114,12 +115,12 @@ __global__ void __launch_bounds__(Tiling<kM, kN, kWarpM, kWarpN, kATransposed, k
     }
   }
 
-  const int64_t steps = (k + kDepth - 1) / kDepth;
-  for (int64_t step = 0; step < kStages - 1; step++) {
+  const int steps = static_cast<int>((k + kDepth - 1) / kDepth);
+  for (int step = 0; step < kStages - 1; step++) {
     if (step < steps) stage(step);
     copy_async_commit();
   }
-  for (int64_t step = 0; step < steps; step++) {
+  for (int step = 0; step < steps; step++) {
     copy_async_wait<kStages - 2>();
     // One barrier does both: this step's tiles have landed for all, and all have read the tile that is staged next.
 #ifndef ACT_FAULT_MISSING_BARRIER

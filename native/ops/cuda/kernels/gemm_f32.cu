@@ -15,7 +15,7 @@ struct Operand {
 };
 
 template <class T, bool kChains>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     gemm_f32_kernel(T* c, Operand a, Operand b, const float* bias, bool accumulate, int64_t m, int64_t n, int64_t k) {
   __shared__ float a_tile[kDepth][kTile + 4], b_tile[kDepth][kTile + 4];
   const int tid = static_cast<int>(threadIdx.x);
