@@ -329,40 +329,61 @@ describe("an AgentGym client and a server that fails it", () => {
     });
   });
 
-  it("ends each of 3,000 random answers in a transition or a typed error", { timeout: 120_000 }, async () => {
-    let body = "";
+  it("ends each of 10,000 random answers in a transition or a typed error", { timeout: 600_000 }, async () => {
+    let answer: { status: number; type: string; body: string; whole: boolean } | null = null;
     const url = await faulty((_, response) => {
-      response.writeHead(200, { "content-type": "application/json" }).end(body);
+      const { status, type, body, whole } = answer ?? expect.unreachable("asked before there is an answer");
+      const length = Buffer.byteLength(body) + (whole ? 0 : 1);
+      response.writeHead(status, { "content-type": type, "content-length": length });
+      if (whole) response.end(body);
+      else response.write(body, () => response.destroy());
     });
     const remote = await (await client(url, { kind: "sciworld", retries: 0 })).create();
-    const answer = fc.oneof(
-      fc.record(
-        {
-          observation: fc.oneof(fc.string(), fc.jsonValue()),
-          reward: fc.oneof(fc.integer(), fc.jsonValue()),
-          score: fc.oneof(fc.integer({ min: -100, max: 100 }), fc.jsonValue()),
-          done: fc.oneof(fc.boolean(), fc.jsonValue()),
-        },
-        { requiredKeys: ["observation"] },
-      ),
-      fc.jsonValue(),
+    const shaped = fc.record(
+      {
+        observation: fc.oneof(fc.string(), fc.jsonValue()),
+        reward: fc.oneof(fc.integer(), fc.jsonValue()),
+        score: fc.oneof(fc.integer({ min: -100, max: 100 }), fc.jsonValue()),
+        done: fc.oneof(fc.boolean(), fc.jsonValue()),
+      },
+      { requiredKeys: ["observation"] },
     );
-    let valid = 0;
+    const random = fc.record({
+      status: fc.oneof(
+        { weight: 9, arbitrary: fc.constant(200) },
+        { weight: 1, arbitrary: fc.integer({ min: 200, max: 599 }) },
+      ),
+      type: fc.oneof(
+        { weight: 9, arbitrary: fc.constant("application/json") },
+        { weight: 1, arbitrary: fc.constant("text/html") },
+      ),
+      body: fc.oneof(
+        { weight: 8, arbitrary: shaped.map((value) => JSON.stringify(value)) },
+        { weight: 1, arbitrary: fc.jsonValue().map((value) => JSON.stringify(value)) },
+        { weight: 1, arbitrary: fc.string({ unit: "binary" }) },
+      ),
+      whole: fc.oneof({ weight: 9, arbitrary: fc.constant(true) }, { weight: 1, arbitrary: fc.constant(false) }),
+    });
+    const counts = new Map<string, number>();
+    const count = (outcome: string): void => void counts.set(outcome, (counts.get(outcome) ?? 0) + 1);
     let playing = false;
-    for (const value of fc.sample(answer, { numRuns: 3000, seed: 13 })) {
-      body = JSON.stringify(value);
+    for (const next of fc.sample(random, { numRuns: 10_000, seed: 13 })) {
+      answer = next;
       if (!playing) await remote.reset("0");
       try {
         const t = await remote.step("look");
         expect(typeof t.observation).toBe("string");
+        expect(next.status === 200 && next.whole).toBe(true);
         playing = !t.terminated && !t.truncated;
-        valid++;
+        count("played");
       } catch (error) {
-        expect(error).toBeInstanceOf(EnvironmentError);
+        if (!(error instanceof EnvironmentError)) throw error;
         playing = false;
+        count(error.code);
       }
     }
-    expect(valid).toBeGreaterThan(30);
+    for (const outcome of ["played", "ENVIRONMENT_PROTOCOL", "ENVIRONMENT_LOST", "ENVIRONMENT_FAILED"])
+      expect(counts.get(outcome), outcome).toBeGreaterThan(100);
   });
 });
 
