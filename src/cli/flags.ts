@@ -5,7 +5,7 @@ import type { Command } from "commander";
 import { parse } from "yaml";
 import { z } from "zod";
 import { ActError } from "../errors.js";
-import { unwrap } from "../stages/options.js";
+import { setAt, unwrap } from "../stages/options.js";
 
 /** `groupSize` -> `group-size` */
 export function flagName(key: string): string {
@@ -101,17 +101,7 @@ export interface Assignment {
   readonly value: unknown;
 }
 
-/** Sets dotted paths in a plain object. */
+/** Sets dotted paths in a plain object. Throws ActError `CONFIG_BAD_VALUE`. */
 export function assignAll(target: Record<string, unknown>, assignments: readonly Assignment[]): void {
-  for (const { path, value } of assignments) {
-    let at = target;
-    path.forEach((key, i) => {
-      if (i === path.length - 1) at[key] = value;
-      else {
-        const next = at[key];
-        at[key] = next !== null && typeof next === "object" ? next : {};
-        at = at[key] as Record<string, unknown>;
-      }
-    });
-  }
+  for (const { path, value } of assignments) setAt(target, path, value, "options");
 }

@@ -9,15 +9,20 @@ import type { ChatTemplate } from "../tokens/chat-template.js";
 import type { Tokenizer } from "../tokens/tokenizer.js";
 import type { Answer } from "./json-lines.js";
 
+/** Ids are 32-bit integers in the engine. */
+const MAX_TOKEN_ID = 2 ** 31 - 1;
+
 const messageSchema = z.strictObject({
   role: z.enum(["system", "user", "assistant", "tool"]),
   content: z.string(),
 });
 
+const tokenId = z.number().int().nonnegative().max(MAX_TOKEN_ID);
+
 const sourceShape = {
   messages: z.array(messageSchema).min(1).optional(),
   text: z.string().optional(),
-  ids: z.array(z.number().int().nonnegative()).min(1).optional(),
+  ids: z.array(tokenId).min(1).optional(),
   /** Carried over to the answer. */
   id: z.union([z.string(), z.number()]).optional(),
 };
@@ -29,9 +34,9 @@ const generateLineSchema = z.strictObject({
   top_k: z.number().int().min(0).optional(),
   top_p: z.number().gt(0).max(1).optional(),
   min_p: z.number().min(0).max(1).optional(),
-  seed: z.number().int().optional(),
+  seed: z.number().int().nonnegative().optional(),
   stop: z.array(z.string().min(1)).optional(),
-  stop_token_ids: z.array(z.number().int().nonnegative()).optional(),
+  stop_token_ids: z.array(tokenId).optional(),
 });
 
 const { messages: _, ...scoreShape } = sourceShape;

@@ -2,8 +2,9 @@
  * JSON Lines in, JSON Lines out: many lines at work at once, answers in the order of the lines, memory bounded.
  */
 import { once } from "node:events";
-import { createReadStream } from "node:fs";
+import { open } from "node:fs/promises";
 import type { Readable, Writable } from "node:stream";
+import { withFileErrors } from "../data/files.js";
 import { ActError } from "../errors.js";
 
 /** What a line is answered with. */
@@ -62,7 +63,7 @@ export async function answerLines(
     let index = 0;
     try {
       for await (const { line, text } of splitLines(options.input, options.maxLineBytes ?? MAX_LINE_BYTES, signal)) {
-        if (text !== null && text.trim() === "") continue;
+        if (typeof text === "string" && text.trim() === "") continue;
         await queue.room();
         if (queue.closed) return;
         queue.add(answer(handle, line, text, index++, signal));
@@ -156,12 +157,12 @@ class AnswerQueue {
 async function answer(
   handle: (value: unknown, index: number) => Promise<Answer>,
   line: number,
-  text: string | null,
+  text: string | ActError,
   index: number,
   signal: AbortSignal | undefined,
 ): Promise<PendingAnswer> {
   try {
-    if (text === null) throw new ActError("DATA_LINE_TOO_LONG", "The line is too long to read.");
+    if (typeof text !== "string") throw text;
     return await handle(parse(text), index);
   } catch (cause) {
     if (signal?.aborted || !(cause instanceof ActError) || cause.code === "DISPOSED") return { broken: cause };
@@ -183,17 +184,30 @@ function parse(text: string): unknown {
   }
 }
 
-/** Lines counted from 1; `text` is null for one that is too long. Bytes that are no UTF-8 become U+FFFD. */
+/** Lines counted from 1; an error in place of the text of one that is too long or no UTF-8. */
 async function* splitLines(
   input: Readable,
   limit: number,
   signal: AbortSignal | undefined,
-): AsyncGenerator<{ line: number; text: string | null }> {
+): AsyncGenerator<{ line: number; text: string | ActError }> {
+  // A byte order mark at the beginning of a line is left out.
+  const decoder = new TextDecoder("utf-8", { fatal: true });
+  const read = (): string | ActError => {
+    if (bytes > limit)
+      return new ActError("DATA_LINE_TOO_LONG", `The line has ${bytes} bytes; at most ${limit} are read.`, {
+        hint: "Give one JSON object a line.",
+      });
+    try {
+      return decoder.decode(Buffer.concat(pending));
+    } catch {
+      return new ActError("DATA_BAD_ENCODING", "The line is not UTF-8 text.", { hint: "Save the input as UTF-8." });
+    }
+  };
   let pending: Buffer[] = [];
   let bytes = 0;
   let line = 0;
-  const take = (): { line: number; text: string | null } => {
-    const text = bytes > limit ? null : Buffer.concat(pending).toString("utf8");
+  const take = (): { line: number; text: string | ActError } => {
+    const text = read();
     pending = [];
     bytes = 0;
     return { line: ++line, text };
@@ -227,7 +241,9 @@ function asError(reason: unknown): Error {
   return reason instanceof Error ? reason : new Error(String(reason));
 }
 
-/** Standard input, or a file. */
-export function openInput(path: string | undefined): Readable {
-  return path === undefined || path === "-" ? process.stdin : createReadStream(path);
+/** Standard input, or a file that is there. Throws ActError `FILE_*`. */
+export async function openInput(path: string | undefined): Promise<Readable> {
+  if (path === undefined || path === "-") return process.stdin;
+  const handle = await withFileErrors("opening", path, () => open(path, "r"));
+  return handle.createReadStream();
 }

@@ -63,6 +63,9 @@ const COMMANDS: Readonly<Record<string, Entry>> = {
   },
 };
 
+/** What standard output has failed with. */
+let outputFault: NodeJS.ErrnoException | null = null;
+
 /** Runs a command line (without node and script) and returns the exit code. */
 export async function main(argv: readonly string[]): Promise<number> {
   const debug = argv.includes("--debug");
@@ -75,8 +78,9 @@ export async function main(argv: readonly string[]): Promise<number> {
   process.on("SIGINT", stop);
   process.on("SIGTERM", stop);
   process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-    // Whoever read our output has gone: there is no one left to tell.
-    if (error.code === "EPIPE") process.exit(EXIT.ok);
+    // Whoever read our output has gone (EPIPE), or it has no room: there is no point in going on.
+    outputFault ??= error;
+    controller.abort(outputFault);
   });
   // Progress that no one reads is no reason to end.
   process.stderr.on("error", () => undefined);
@@ -85,6 +89,7 @@ export async function main(argv: readonly string[]): Promise<number> {
   } catch (error) {
     if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.ok : EXIT.usage;
     const cause = controller.signal.aborted ? controller.signal.reason : error;
+    if (cause === outputFault) return EXIT.ok; // told at the end
     process.stderr.write(`${errorText(cause, debug && !controller.signal.aborted)}\n`);
     return exitCodeOf(cause);
   } finally {
@@ -146,5 +151,8 @@ async function flush(): Promise<void> {
 
 main(process.argv.slice(2)).then(async (code) => {
   await flush();
-  process.exit(code);
+  if (outputFault === null || outputFault.code === "EPIPE") process.exit(code);
+  const { fileError } = await import("../data/files.js");
+  const fault = fileError("writing", "standard output", outputFault);
+  process.stderr.write(`${errorText(fault, process.argv.includes("--debug"))}\n`, () => process.exit(EXIT.file));
 });

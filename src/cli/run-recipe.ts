@@ -45,10 +45,10 @@ export async function carryOn(
     if (Object.keys(policies).length + Object.keys(judge).length > 0) {
       const summary = await summarize(recipe, run, finished);
       const page = await writeReport(recipe, run, finished, summary);
+      await run.update("complete");
       process.stdout.write(`\n${summaryTable(summary)}\n\n`);
       progress.line(`summary  ${join(run.path, "summary.json")}\nreport   ${page}`);
-    }
-    await run.update("complete");
+    } else await run.update("complete");
     return { code: EXIT.ok, finished };
   } catch (cause) {
     progress.end();

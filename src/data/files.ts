@@ -6,7 +6,7 @@
  */
 import { randomBytes } from "node:crypto";
 import { constants } from "node:fs";
-import { type FileHandle, open, rename, rm, stat } from "node:fs/promises";
+import { type FileHandle, mkdir, open, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { ActError } from "../errors.js";
 
@@ -17,6 +17,7 @@ export type FileErrorCode =
   | "FILE_READ_ONLY" // read-only file system
   | "FILE_NO_PERMISSION"
   | "FILE_NOT_A_FILE" // a folder, or a part of the path is no folder
+  | "FILE_NOT_A_FOLDER" // a file where a folder is to be
   | "FILE_TOO_MANY_OPEN"
   | "FILE_FAILED"; // anything else, e.g. a failing disk
 
@@ -29,6 +30,7 @@ const KNOWN: Readonly<Record<string, readonly [FileErrorCode, string, string]>> 
   EACCES: ["FILE_NO_PERMISSION", "permission denied", "Check owner and mode of the file and its folder."],
   EPERM: ["FILE_NO_PERMISSION", "operation not permitted", "Check owner and mode of the file and its folder."],
   EISDIR: ["FILE_NOT_A_FILE", "it is a folder", "Give the path of a file."],
+  EEXIST: ["FILE_NOT_A_FOLDER", "there is a file of that name", "Choose another folder."],
   ENOTDIR: ["FILE_NOT_A_FILE", "a part of the path is not a folder", "Check the path."],
   EMFILE: ["FILE_TOO_MANY_OPEN", "too many files are open", "Raise the limit with `ulimit -n`."],
   ENFILE: ["FILE_TOO_MANY_OPEN", "too many files are open on this machine", "Close other programs."],
@@ -49,6 +51,31 @@ export async function withFileErrors<T>(doing: string, path: string, run: () => 
   } catch (cause) {
     throw fileError(doing, path, cause);
   }
+}
+
+/**
+ * Makes a folder and those above it; one that is there already is fine.
+ *
+ * `mkdir` with `recursive` tries for ever where a file system refuses every new name with ENOENT, as /proc does.
+ *
+ * @throws ActError `FILE_*`.
+ */
+export async function makeFolder(path: string): Promise<void> {
+  await withFileErrors("making", path, () => makeAll(path));
+}
+
+async function makeAll(path: string): Promise<void> {
+  const make = (): Promise<void> =>
+    mkdir(path).catch(async (cause: NodeJS.ErrnoException) => {
+      const there = cause.code === "EEXIST" && (await stat(path)).isDirectory();
+      if (!there) throw cause;
+    });
+  await make().catch(async (cause: NodeJS.ErrnoException) => {
+    const parent = dirname(path);
+    if (cause.code !== "ENOENT" || parent === path) throw cause;
+    await makeAll(parent);
+    await make();
+  });
 }
 
 /**

@@ -2,7 +2,7 @@
 import { randomBytes } from "node:crypto";
 import { mkdir, open, readdir, rename, rm } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
-import { withFileErrors } from "../data/files.js";
+import { makeFolder, withFileErrors } from "../data/files.js";
 import { EngineError } from "./errors.js";
 
 /**
@@ -16,7 +16,8 @@ export async function writeFolderAtomic(dir: string, write: (folder: string) => 
   const target = resolve(dir);
   const temporary = join(dirname(target), `.${basename(target)}.${process.pid}.${randomBytes(4).toString("hex")}.tmp`);
   try {
-    await withFileErrors("making", target, () => mkdir(temporary, { recursive: true }));
+    await makeFolder(dirname(target));
+    await withFileErrors("making", target, () => mkdir(temporary));
     await write(temporary);
     await withFileErrors("writing", target, () => replace(temporary, target));
   } catch (error) {

@@ -41,6 +41,11 @@ export const engineOptionsSchema = z.strictObject({
   training: z.boolean().default(false).describe("keep gradients and optimizer state, so that the model can be trained"),
   recompute: z.boolean().default(false).describe("recompute activations in the backward pass: less memory, more time"),
   lora: loraSchema.nullable().default(null).describe("train adapters instead of the weights"),
+  adapter: z
+    .string()
+    .min(1)
+    .optional()
+    .describe("folder of PEFT adapters to begin with; rank, alpha and targets come from it"),
   maxSequences: z.number().int().min(1).default(32).describe("sequences sampled side by side at most"),
   cacheTokens: z.number().int().min(1).optional().describe("tokens the key-value cache of sampling holds"),
   maxBatchTokens: z.number().int().min(2).optional().describe("tokens of one forward pass at most"),

@@ -4,6 +4,7 @@
  * Every method runs on the engine's own thread; none blocks the event loop. Calls take effect in the order in which they
  * are made, except that sampling goes on side by side with scores and accumulations. See docs/engine.md.
  */
+import { type AdapterFolder, openAdapterFolder } from "./adapter-folder.js";
 import { loadAddon } from "./addon.js";
 import { type EngineOptions, nativeEngineOptions } from "./engine-options.js";
 import { EngineError } from "./errors.js";
@@ -101,23 +102,25 @@ export class Engine implements Policy, AsyncDisposable {
    * Loads a Hugging Face model folder.
    *
    * @throws EngineError `MODEL_NOT_FOUND`, `MODEL_CONFIG`, `MODEL_UNSUPPORTED`, `MODEL_TENSORS`, `SAFETENSORS`,
-   * `NUMERICS` (a weight is NaN or infinite), `MEMORY_PLAN`, `OUT_OF_MEMORY`, `BAD_ARGUMENT`, `ADDON_NOT_FOUND`.
+   * `ADAPTER`, `NUMERICS` (a weight is NaN or infinite), `MEMORY_PLAN`, `OUT_OF_MEMORY`, `BAD_ARGUMENT`, `ADDON_NOT_FOUND`.
    */
   static async load(modelDir: string, options: EngineOptions = {}, settings: LoadSettings = {}): Promise<Engine> {
     const { signal, onProgress } = settings;
     signal?.throwIfAborted();
     const folder = await openModelFolder(modelDir);
+    const adapter = await openAdapter(options, folder);
     signal?.throwIfAborted();
-    const native = nativeEngineOptions(options, folder.config.native, storedDtype(folder.config));
+    const native = nativeEngineOptions(withAdapter(options, adapter), folder.config.native, storedDtype(folder.config));
     const engine = await Engine.#start(native, folder.config, folder.eosTokens, folder);
     return engine.#orDispose(async () => {
+      const tensors = [...folder.tensors, ...(adapter?.tensors ?? [])];
       let loaded = 0;
-      for (const [name, { file, offset, byteLength, dtype }] of folder.tensors) {
+      for (const [name, { file, offset, byteLength, dtype }] of tensors) {
         signal?.throwIfAborted();
-        // The folder's reader lets no other dtype pass.
+        // The folders' readers let no other dtype pass.
         const loadable = dtype as FileDType;
         await nativeCall(() => engine.#native.loadTensor(name, file, offset, byteLength, loadable));
-        onProgress?.(++loaded, folder.tensors.size);
+        onProgress?.(++loaded, tensors.length);
       }
     });
   }
@@ -137,6 +140,10 @@ export class Engine implements Policy, AsyncDisposable {
     const deviation = config.initializer_range ?? 0.02;
     if (typeof deviation !== "number" || !(deviation > 0))
       throw new EngineError("MODEL_CONFIG", `Expected a positive number for \`initializer_range\`, got ${deviation}.`);
+    if (options.adapter !== undefined)
+      throw new EngineError("BAD_ARGUMENT", "Adapters belong to trained weights, not to random ones.", {
+        hint: "Use `Engine.load`, or `lora` for new adapters.",
+      });
     const native = nativeEngineOptions(options, parsed.native, storedDtype(parsed));
     const engine = await Engine.#start(native, parsed, parsed.eosTokens, null);
     return engine.#orDispose(() => nativeCall(() => engine.#native.initialize(BigInt(seed), deviation)));
@@ -145,7 +152,8 @@ export class Engine implements Policy, AsyncDisposable {
   /** What an engine would allocate, without making one. A `memoryLimit` is enforced as it would be there. */
   static async plan(modelDir: string, options: EngineOptions = {}): Promise<EnginePlan> {
     const folder = await openModelFolder(modelDir);
-    const native = nativeEngineOptions(options, folder.config.native, storedDtype(folder.config));
+    const adapter = await openAdapter(options, folder);
+    const native = nativeEngineOptions(withAdapter(options, adapter), folder.config.native, storedDtype(folder.config));
     const bytes = nativeCallSync(() => loadAddon().planMemory(native));
     const { maxSequences, cacheTokens, maxBatchTokens } = native;
     return { bytes, text: formatMemoryPlan(bytes), maxSequences, cacheTokens, maxBatchTokens };
@@ -336,6 +344,29 @@ export class Engine implements Policy, AsyncDisposable {
     this.#assertOpen();
     return change();
   }
+}
+
+async function openAdapter({ adapter }: EngineOptions, folder: ModelFolder): Promise<AdapterFolder | null> {
+  return adapter === undefined ? null : openAdapterFolder(adapter, folder.config.native);
+}
+
+/** The options with the `lora` of the adapters to be loaded. One that is given beside them must be the same. */
+function withAdapter(options: EngineOptions, adapter: AdapterFolder | null): EngineOptions {
+  if (adapter === null) return options;
+  const { rank, alpha, targets } = adapter.lora;
+  const given = options.lora ?? null;
+  const same =
+    given === null ||
+    (given.rank === rank &&
+      given.alpha === alpha &&
+      (given.targets === undefined || [...given.targets].sort().join() === [...targets].sort().join()));
+  if (!same)
+    throw new EngineError(
+      "BAD_ARGUMENT",
+      `\`lora\` is not that of the adapters in ${options.adapter}: rank ${rank}, alpha ${alpha}, ${targets.join(", ")}.`,
+      { hint: "Leave `lora` out: `adapter` brings its own." },
+    );
+  return { ...options, lora: { rank, alpha, targets: [...targets] } };
 }
 
 /** fp16 weights are computed with in fp32, which holds them exactly. */

@@ -29,6 +29,7 @@ export const ENGINE_ERROR_CODES = {
   MODEL_UNSUPPORTED: "the model computes something this engine does not",
   MODEL_TENSORS: "the tensors contradict config.json",
   SAFETENSORS: "a safetensors file or index is malformed",
+  ADAPTER: "a folder of adapters is malformed, of another model, or uses what is not supported",
   STATE: "a folder of saved state is damaged, incomplete or of another model",
   FOLDER_EXISTS: "a folder to be written holds other files already",
 } as const;

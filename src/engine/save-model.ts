@@ -3,6 +3,7 @@ import { copyFile, readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { withFileErrors, writeFileAtomic } from "../data/files.js";
+import { ADAPTER_CONFIG_FILE, ADAPTER_PREFIX, ADAPTER_WEIGHTS_FILE } from "./adapter-folder.js";
 import { writeFolderAtomic } from "./atomic-folder.js";
 import { EngineError } from "./errors.js";
 import type { ModelConfig } from "./model-config.js";
@@ -29,7 +30,6 @@ export interface SaveModelSettings {
   readonly signal?: AbortSignal;
 }
 
-const ADAPTER_PREFIX = "base_model.model.";
 const FILE_DTYPES = { fp32: "F32", bf16: "BF16" } as const;
 const CONFIG_DTYPES = { fp32: "float32", bf16: "bfloat16" } as const;
 
@@ -77,7 +77,7 @@ export async function saveAdapters(
     });
   const adapters = source.native.tensors().filter(({ name }) => name.startsWith(ADAPTER_PREFIX));
   await writeFolderAtomic(dir, async (folder) => {
-    await writeTensors(join(folder, "adapter_model.safetensors"), adapters, "F32", settings.signal, ({ name }) =>
+    await writeTensors(join(folder, ADAPTER_WEIGHTS_FILE), adapters, "F32", settings.signal, ({ name }) =>
       trainedValues(source, name),
     );
     const config = {
@@ -92,7 +92,7 @@ export async function saveAdapters(
       inference_mode: true,
       target_modules: lora.targets,
     };
-    await writeFileAtomic(join(folder, "adapter_config.json"), `${JSON.stringify(config, null, 2)}\n`);
+    await writeFileAtomic(join(folder, ADAPTER_CONFIG_FILE), `${JSON.stringify(config, null, 2)}\n`);
   });
 }
 

@@ -5,10 +5,10 @@
  */
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
-import { mkdir, readFile } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
-import { withFileErrors, writeFileAtomic } from "../data/files.js";
+import { makeFolder, withFileErrors, writeFileAtomic } from "../data/files.js";
 import { EngineError } from "./errors.js";
 import type { NativeEngine, NativeEngineOptions } from "./native.js";
 import { nativeCall, nativeCallSync } from "./native-call.js";
@@ -67,7 +67,7 @@ export async function saveState(
 ): Promise<void> {
   const { native, options, weightVersion } = source;
   const list = entries(source);
-  await withFileErrors("making", dir, () => mkdir(dir, { recursive: true }));
+  await makeFolder(dir);
   const path = join(dir, VALUES_FILE);
   const writer = await SafetensorsWriter.create(
     path,

@@ -11,7 +11,7 @@
  */
 import { z } from "zod";
 import { ActError } from "../errors.js";
-import type { OverlongShaping, TruncationPolicy } from "../rewards/length.js";
+import { type OverlongShaping, type TruncationPolicy, truncationPolicies } from "../rewards/length.js";
 import { type AdvantageEstimator, advantageEstimators } from "./advantage.js";
 import { type Aggregation, aggregations } from "./aggregation.js";
 
@@ -74,10 +74,7 @@ export const objectiveSettingsSchema = z.strictObject({
     .describe("KL term of the loss"),
   entropyCoefficient: z.number().nonnegative().optional().describe("weight of the entropy bonus"),
   dynamicSampling: z.boolean().optional().describe("replace groups whose rewards are all equal"),
-  truncation: z
-    .enum(["drop", "zero", "penalize"])
-    .optional()
-    .describe("what becomes of samples cut by the token limit"),
+  truncation: z.enum(truncationPolicies).optional().describe("what becomes of samples cut by the token limit"),
   truncationPenalty: z.number().optional().describe("reward of a cut sample under `penalize`"),
   overlong: z
     .strictObject({

@@ -21,7 +21,7 @@ import { reinforceStates, reinforceStatesSchema } from "../stages/reinforce-stat
 import { select, selectSchema } from "../stages/select.js";
 import type { StageContext } from "../stages/stage.js";
 import type { TrainingResult } from "../stages/training-loop.js";
-import type { ResolvedStage, StageInputs } from "./resolve.js";
+import type { ResolvedStage, StageInput, StageInputs } from "./resolve.js";
 
 /** Where a stage runs. */
 export interface ExecutionEnvironment {
@@ -40,7 +40,7 @@ export interface StageOutcome {
 
 export async function executeStage(stage: ResolvedStage, environment: ExecutionEnvironment): Promise<StageOutcome> {
   const { context } = environment;
-  const path = (input: string): string => inputPath(environment.inputs, input);
+  const path = (input: string): string => inputOf(environment.inputs, input).path;
   switch (stage.kind) {
     case "collect":
       return withProvider(stage, async (provider) =>
@@ -100,10 +100,10 @@ export async function executeStage(stage: ResolvedStage, environment: ExecutionE
   }
 }
 
-function inputPath(inputs: StageInputs, name: string): string {
+function inputOf(inputs: StageInputs, name: string): StageInput {
   const input = inputs[name];
   if (input === undefined) throw new ActError("CONFIG_MISSING_KEY", `The stage has no \`${name}\`.`);
-  return input.path;
+  return input;
 }
 
 /** The file's name is the output, the counts beside it the result. */
@@ -134,10 +134,18 @@ async function withAgent<T>(
 ): Promise<T> {
   if (stage.engine === null || stage.prompt === null)
     throw new TypeError(`A stage of kind ${stage.kind} has no model.`);
-  const options = { training, signal: context.signal };
-  await using agent = await loadAgent(inputPath(inputs, "model"), stage.engine, stage.prompt, options);
-  onNote?.(`${agent.policy.device}, ${(agent.policy.plan.total / 2 ** 20).toFixed(0)} MiB planned`);
-  return await use(agent);
+  const { path, adapter } = inputOf(inputs, "model");
+  const options = { training, adapter, signal: context.signal };
+  await using agent = await loadAgent(path, stage.engine, stage.prompt, options);
+  const planned = agent.policy.plan.total;
+  onNote?.(`${agent.policy.device}, ${mebibytes(planned)} MiB planned`);
+  const result = await use(agent);
+  onNote?.(`${mebibytes(agent.policy.stats().bytesPeak)} of ${mebibytes(planned)} MiB planned were held at most`);
+  return result;
+}
+
+function mebibytes(bytes: number): string {
+  return (bytes / 2 ** 20).toFixed(0);
 }
 
 /**
@@ -154,15 +162,15 @@ async function withReference<T>(
     if (objective.kl.coefficient === 0) return use(agent, null);
     const { inputs, context } = environment;
     const given = inputs.reference;
-    if (given === undefined && stage.engine?.lora != null) return use(agent, { policy: agent.policy, adapters: false });
+    const start = inputOf(inputs, "model");
+    // Without its adapters the model is what it was at the start, unless it came with some.
+    const fresh = stage.engine?.lora != null && start.adapter === undefined;
+    if (given === undefined && fresh) return use(agent, { policy: agent.policy, adapters: false });
     if (stage.engine === null || stage.prompt === null)
       throw new TypeError("A stage without a model has no reference.");
-    await using frozen = await loadAgent(
-      given?.path ?? inputPath(inputs, "model"),
-      { ...stage.engine, lora: null },
-      stage.prompt,
-      { training: false, signal: context.signal },
-    );
+    const { path, adapter } = given ?? start;
+    const options = { training: false, adapter, signal: context.signal };
+    await using frozen = await loadAgent(path, { ...stage.engine, lora: null }, stage.prompt, options);
     return await use(agent, { policy: frozen.policy, adapters: true });
   });
 }

@@ -8,7 +8,7 @@ import { withFileErrors } from "../data/files.js";
 import { ActError } from "../errors.js";
 import { promptSchema } from "../rollouts/dialogue.js";
 import { engineSettingsSchema } from "../stages/models.js";
-import { nearest, parseOptions } from "../stages/options.js";
+import { nearest, parseOptions, setAt } from "../stages/options.js";
 import { parseStage, type StageKindName, type StageSpec, stageKinds } from "./stage-kinds.js";
 
 const nameSchema = z.string().regex(/^[A-Za-z][\w-]*$/u, "a letter, then letters, digits, - and _");
@@ -17,7 +17,13 @@ export const recipeSchema = z.strictObject({
   name: nameSchema.describe("name of the recipe, shown in results"),
   seeds: z.array(z.number().int().min(0)).min(1).default([0]).describe("every stage that draws runs once for each"),
   models: z
-    .record(nameSchema, z.strictObject({ path: z.string().min(1).describe("model folder, relative to the recipe") }))
+    .record(
+      nameSchema,
+      z.strictObject({
+        path: z.string().min(1).describe("model folder, relative to the recipe"),
+        adapter: z.string().min(1).optional().describe("folder of PEFT adapters to begin with, relative to the recipe"),
+      }),
+    )
     .default({})
     .describe("model folders by name"),
   environments: z
@@ -54,7 +60,7 @@ export const recipeSchema = z.strictObject({
 export interface Recipe {
   readonly name: string;
   readonly seeds: readonly number[];
-  readonly models: Readonly<Record<string, { readonly path: string }>>;
+  readonly models: Readonly<Record<string, { readonly path: string; readonly adapter?: string | undefined }>>;
   readonly environments: Readonly<
     Record<string, { readonly name: string; readonly options: Readonly<Record<string, unknown>> }>
   >;
@@ -108,7 +114,10 @@ export function parseRecipe(value: unknown, where: string, folder: string): Reci
     return { ...spec, options, name };
   });
   const models = Object.fromEntries(
-    Object.entries(recipe.models).map(([name, model]) => [name, { path: absolute(model.path) }]),
+    Object.entries(recipe.models).map(([name, { path, adapter }]) => [
+      name,
+      { path: absolute(path), ...(adapter === undefined ? {} : { adapter: absolute(adapter) }) },
+    ]),
   );
   const environments = Object.fromEntries(
     Object.entries(recipe.environments).map(([key, { name, ...options }]) => [key, { name, options }]),
@@ -216,25 +225,12 @@ export function isPerSeed(stage: NamedStage, stages: readonly NamedStage[]): boo
   return stageKinds[stage.kind].perSeed || neededStages(stage, stages).some((needed) => isPerSeed(needed, stages));
 }
 
-/** Sets a value at a dotted path; objects on the way are made. */
-function setAt(root: unknown, path: readonly string[], value: unknown, where: string): void {
-  let at = root;
-  for (const [i, key] of path.entries()) {
-    if (at === null || typeof at !== "object")
-      throw new ActError("CONFIG_BAD_VALUE", `${where}: \`${path.slice(0, i).join(".")}\` has no keys to set.`);
-    const object = at as Record<string, unknown>;
-    if (i === path.length - 1) object[key] = value;
-    else object[key] ??= {};
-    at = object[key];
-  }
-}
-
 const settings = z.record(z.string(), z.unknown());
 
 const resolvedSchema = z.strictObject({
   name: z.string(),
   seeds: z.array(z.number().int()).min(1),
-  models: z.record(z.string(), z.strictObject({ path: z.string() })),
+  models: z.record(z.string(), z.strictObject({ path: z.string(), adapter: z.string().optional() })),
   environments: z.record(z.string(), z.strictObject({ name: z.string(), options: settings })),
   files: z.record(z.string(), z.strictObject({ path: z.string(), kind: z.enum(["expert", "pairs"]) })),
   engine: settings,

@@ -18,8 +18,16 @@ export interface ResolvedStage {
   readonly prompt: PromptSettings | null;
 }
 
-/** Path and content hash by input name. */
-export type StageInputs = Readonly<Record<string, { readonly path: string; readonly hash: string }>>;
+/** Something a stage reads. */
+export interface StageInput {
+  readonly path: string;
+  /** Over the contents, those of the adapters included. */
+  readonly hash: string;
+  /** Folder of adapters, where a model has one. */
+  readonly adapter?: string | undefined;
+}
+/** Inputs by name. */
+export type StageInputs = Readonly<Record<string, StageInput>>;
 
 /** Options that name files: what counts is their content. */
 export const FILE_OPTIONS: readonly string[] = ["file", "taskIds"];

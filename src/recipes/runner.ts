@@ -10,7 +10,7 @@ import { beginStage, finishedStage, finishStage, pauseStage, type StageFile } fr
 import { CHECKPOINTS_FOLDER } from "../stages/training-loop.js";
 import { type ExecutionEnvironment, executeStage } from "./execute.js";
 import { isPerSeed, type NamedStage, type Recipe } from "./recipe.js";
-import { FILE_OPTIONS, resolveStage, type StageInputs, stageKeyParts } from "./resolve.js";
+import { FILE_OPTIONS, resolveStage, type StageInput, type StageInputs, stageKeyParts } from "./resolve.js";
 
 /** How a run is watched. */
 export interface RunEvents {
@@ -122,7 +122,12 @@ async function inputsOf(
   finished: readonly FinishedStage[],
   externals: Map<string, string>,
 ): Promise<StageInputs> {
-  const inputs: Record<string, { path: string; hash: string }> = {};
+  const inputs: Record<string, StageInput> = {};
+  const hashed = async (path: string): Promise<string> => {
+    const hash = externals.get(path) ?? (await hashPath(path));
+    externals.set(path, hash);
+    return hash;
+  };
   for (const key of FILE_OPTIONS) {
     const path = stage.options[key];
     if (typeof path === "string") inputs[key] = { path, hash: await hashPath(path) };
@@ -131,9 +136,12 @@ async function inputsOf(
     if (input === "environment") continue;
     const external = recipe.models[name]?.path ?? recipe.files[name]?.path;
     if (external !== undefined) {
-      const hash = externals.get(external) ?? (await hashPath(external));
-      externals.set(external, hash);
-      inputs[input] = { path: external, hash };
+      const hash = await hashed(external);
+      const adapter = recipe.models[name]?.adapter;
+      inputs[input] =
+        adapter === undefined
+          ? { path: external, hash }
+          : { path: external, hash: hashValue([hash, await hashed(adapter)]), adapter };
       continue;
     }
     const made = finished.find((f) => f.name === name && (f.seed === null || f.seed === seed));

@@ -7,9 +7,11 @@ import { invalid } from "../errors.js";
  * What becomes of a completion that hit its length limit:
  * - `drop`: it leaves its group before advantages are computed (DAPO's overlong filtering);
  * - `zero`: its reward is 0, whatever its text says;
- * - `penalize`: its reward is `truncationPenalty`.
+ * - `penalize`: its reward is `truncationPenalty`;
+ * - `keep`: its reward is what its text earns, as if it had ended there.
  */
-export type TruncationPolicy = "drop" | "zero" | "penalize";
+export const truncationPolicies = ["drop", "zero", "penalize", "keep"] as const;
+export type TruncationPolicy = (typeof truncationPolicies)[number];
 
 /** DAPO, eq. 13 (arXiv 2503.14476). */
 export interface OverlongShaping {
@@ -54,7 +56,12 @@ export function shapeReward(
   options: LengthOptions,
 ): ShapedReward {
   if (completion.truncated && options.truncation === "drop") return { reward: 0, dropped: true };
-  const base = !completion.truncated ? reward : options.truncation === "zero" ? 0 : options.truncationPenalty;
+  const base = completion.truncated ? cutReward(reward, options) : reward;
   const penalty = options.overlong === null ? 0 : overlongPenalty(completion.length, options.overlong);
   return { reward: base + penalty, dropped: false };
+}
+
+function cutReward(reward: number, { truncation, truncationPenalty }: LengthOptions): number {
+  if (truncation === "keep") return reward;
+  return truncation === "zero" ? 0 : truncationPenalty;
 }

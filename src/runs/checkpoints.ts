@@ -8,7 +8,7 @@
 import { mkdir, open, readdir, readFile, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
-import { fileError, withFileErrors, writeFileAtomic } from "../data/files.js";
+import { fileError, makeFolder, withFileErrors, writeFileAtomic } from "../data/files.js";
 import { ActError } from "../errors.js";
 import { hashPath } from "./hash.js";
 
@@ -43,8 +43,8 @@ export class Checkpoints {
 
   /** Opens a folder of checkpoints, made if absent. `keep`: newest checkpoints kept, >= 1. */
   static async open(folder: string, keep: number): Promise<Checkpoints> {
-    await withFileErrors("making", folder, async () => {
-      await mkdir(folder, { recursive: true });
+    await makeFolder(folder);
+    await withFileErrors("cleaning", folder, async () => {
       for (const name of await readdir(folder))
         if (name.startsWith(".")) await rm(join(folder, name), { recursive: true, force: true });
     });

@@ -5,10 +5,10 @@
  *   lock.json      who is at work                      stages/<name>/ one folder a stage (and seed)
  *   summary.json   the figures, at the end             report.html    the same for people
  */
-import { mkdir, readdir, readFile, rm } from "node:fs/promises";
+import { readdir, readFile, rm } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { z } from "zod";
-import { withFileErrors, writeFileAtomic } from "../data/files.js";
+import { makeFolder, withFileErrors, writeFileAtomic } from "../data/files.js";
 import { ActError } from "../errors.js";
 import { LOCK_FILE, RunLock } from "./lock.js";
 
@@ -53,10 +53,8 @@ export class RunFolder {
    */
   static async create(path: string, name: string, config: unknown, overwrite: boolean): Promise<RunFolder> {
     const folder = resolve(path);
-    const entries = await withFileErrors("making", folder, async () => {
-      await mkdir(folder, { recursive: true });
-      return readdir(folder);
-    });
+    await makeFolder(folder);
+    const entries = await withFileErrors("reading", folder, () => readdir(folder));
     const others = entries.filter((entry) => !entry.startsWith(".") && entry !== LOCK_FILE);
     if (others.length > 0) {
       if (!others.includes(RUN_FILE) && !others.includes(CONFIG_FILE))

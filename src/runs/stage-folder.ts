@@ -4,10 +4,10 @@
  * `stage.json` is written when a stage begins and again when it ends. A finished stage whose key (configuration and
  * hashes of its inputs) is the same is not run again; a half-done one is gone on with; one with another key starts over.
  */
-import { mkdir, readFile, rm } from "node:fs/promises";
+import { readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
-import { withFileErrors, writeFileAtomic } from "../data/files.js";
+import { makeFolder, withFileErrors, writeFileAtomic } from "../data/files.js";
 import { hashPath } from "./hash.js";
 
 export const STAGE_FILE = "stage.json";
@@ -56,7 +56,7 @@ export async function beginStage(
   const file = await readStageFile(folder);
   if (file === null || file.key !== stage.key || file.status === "complete")
     await withFileErrors("removing", folder, () => rm(folder, { recursive: true, force: true }));
-  await withFileErrors("making", folder, () => mkdir(folder, { recursive: true }));
+  await makeFolder(folder);
   const begun: StageFile = {
     ...stage,
     format: FORMAT,

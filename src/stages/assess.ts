@@ -1,10 +1,9 @@
 /**
  * `assess`: how well a model judges held-out pairs, every pair asked in both orders.
  */
-import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
-import { withFileErrors } from "../data/files.js";
+import { makeFolder } from "../data/files.js";
 import type { JudgmentRecord, PairRecord } from "../data/records.js";
 import { readRecords, writeRecords } from "../data/records-file.js";
 import { judgmentResult } from "../evaluation/judgment.js";
@@ -57,7 +56,7 @@ export async function assess(
   options: AssessOptions,
   context: StageContext,
 ): Promise<AssessResult> {
-  await withFileErrors("making", context.folder, () => mkdir(context.folder, { recursive: true }));
+  await makeFolder(context.folder);
   const { records } = await readRecords(pairsFile, "pairs");
   const pairs = choosePairs(records, options);
   if (pairs.length === 0) throw noData(`${pairsFile} holds no pairs`);

@@ -3,10 +3,9 @@
  *
  * Only episodes that reach the goal are kept: a demonstration that fails teaches the wrong thing.
  */
-import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
-import { withFileErrors } from "../data/files.js";
+import { makeFolder } from "../data/files.js";
 import type { ExpertRecord } from "../data/records.js";
 import { writeRecords } from "../data/records-file.js";
 import type { Trajectory } from "../data/trajectory.js";
@@ -75,7 +74,7 @@ export async function collect(
   options: CollectOptions,
   context: StageContext,
 ): Promise<CollectResult> {
-  await withFileErrors("making", context.folder, () => mkdir(context.folder, { recursive: true }));
+  await makeFolder(context.folder);
   const panel = await provider.panel(options.panel);
   const end = options.tasks === null ? undefined : options.offset + options.tasks;
   const tasks = panel.tasks.slice(options.offset, end);

@@ -1,10 +1,10 @@
 /**
  * `evaluate`: success of a policy on frozen panels, written to `episodes.<panel>.jsonl`.
  */
-import { mkdir, rm } from "node:fs/promises";
+import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
-import { withFileErrors } from "../data/files.js";
+import { makeFolder } from "../data/files.js";
 import { writeJsonl } from "../data/jsonl.js";
 import type { EpisodeRecord, HeaderFields } from "../data/records.js";
 import { writeRecords } from "../data/records-file.js";
@@ -114,7 +114,7 @@ async function evaluatePanel(
   );
   // A folder for each panel's half-done work: panels are played one after the other.
   const folder = join(context.folder, `.${name}`);
-  await withFileErrors("making", folder, () => mkdir(folder, { recursive: true }));
+  await makeFolder(folder);
   const partial = await PartialResults.open<PlayedEpisode>(folder, context.configHash);
   const stepLimit = options.stepLimit ?? provider.stepLimit;
   const pending: Promise<void>[] = [];

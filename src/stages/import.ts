@@ -1,10 +1,9 @@
 /**
  * `import`: recorded episodes of others as expert decisions.
  */
-import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
-import { withFileErrors } from "../data/files.js";
+import { makeFolder } from "../data/files.js";
 import { writeRecords } from "../data/records-file.js";
 import { emptyImportReport, readTaskIds, readTrajectories, trajectoryFormats } from "../data/trajectories/import.js";
 import { replayTrajectories, type TrajectoryReplayReport } from "../data/trajectories/replay.js";
@@ -61,7 +60,7 @@ export async function importExperts(
   context: StageContext,
   provider: EnvironmentProvider | null = null,
 ): Promise<ImportResult> {
-  await withFileErrors("making", context.folder, () => mkdir(context.folder, { recursive: true }));
+  await makeFolder(context.folder);
   const signal = context.signal === undefined ? {} : { signal: context.signal };
   const report = emptyImportReport();
   const trajectories: Trajectory[] = [];

@@ -16,7 +16,7 @@ import type { ModelIdentity } from "./stage.js";
 import type { TrainableAgent } from "./trainable.js";
 
 /** Engine settings as configurations write them. */
-export const engineSettingsSchema = engineOptionsSchema.omit({ tokenBytes: true, training: true });
+export const engineSettingsSchema = engineOptionsSchema.omit({ tokenBytes: true, training: true, adapter: true });
 export type EngineSettings = z.infer<typeof engineSettingsSchema>;
 
 /** A loaded model; dispose of it when done. */
@@ -30,21 +30,28 @@ export interface LoadedAgent extends TrainableAgent, AsyncDisposable {
  *
  * A model without chat template gets the plain one, whose turns are texts end to end.
  *
- * @param training Keeps gradients and optimizer state.
+ * @param options.training Keeps gradients and optimizer state.
+ * @param options.adapter Folder of PEFT adapters to begin with.
  * @throws EngineError, ActError `TOKENIZER_*`, `TEMPLATE_*`.
  */
 export async function loadAgent(
   modelDir: string,
   engine: EngineSettings,
   prompt: PromptSettings,
-  options: { readonly training: boolean; readonly signal?: AbortSignal | undefined },
+  options: {
+    readonly training: boolean;
+    readonly adapter?: string | undefined;
+    readonly signal?: AbortSignal | undefined;
+  },
 ): Promise<LoadedAgent> {
   const tokenizer = await Tokenizer.load(modelDir);
   const chat = (await loadChat(tokenizer)) ?? ChatTemplate.plain(tokenizer);
   const dialogue = new Dialogue(chat, prompt);
-  const identity = { id: basename(resolve(modelDir)), weightHash: await weightHash(modelDir) };
+  const { training, adapter } = options;
+  const identity = { id: basename(resolve(modelDir)), weightHash: await weightHash(modelDir, adapter) };
   const settings = options.signal === undefined ? {} : { signal: options.signal };
-  const policy = await Engine.load(modelDir, { ...engineOptions(engine), training: options.training }, settings);
+  const chosen = { ...engineOptions(engine), training, ...(adapter === undefined ? {} : { adapter }) };
+  const policy = await Engine.load(modelDir, chosen, settings);
   return {
     policy,
     dialogue,
@@ -69,11 +76,13 @@ export function engineOptions(settings: EngineSettings): EngineOptions {
   return Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== undefined));
 }
 
-/** sha256 over a model folder's weight files. Throws ActError `FILE_*`, `STAGE_NO_DATA` where there are none. */
-export async function weightHash(modelDir: string): Promise<string> {
-  const names = await withFileErrors("reading", modelDir, () => readdir(modelDir));
-  const weights = names.filter((name) => name.endsWith(".safetensors")).sort();
+/** sha256 over the weight files of a model folder and of its adapters. Throws ActError `FILE_*`. */
+export async function weightHash(modelDir: string, adapter?: string): Promise<string> {
   const hashes: string[] = [];
-  for (const name of weights) hashes.push(await hashFile(join(modelDir, name)));
+  for (const folder of adapter === undefined ? [modelDir] : [modelDir, adapter]) {
+    const names = await withFileErrors("reading", folder, () => readdir(folder));
+    const weights = names.filter((name) => name.endsWith(".safetensors")).sort();
+    for (const name of weights) hashes.push(await hashFile(join(folder, name)));
+  }
   return hashValue(hashes);
 }

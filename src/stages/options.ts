@@ -76,6 +76,30 @@ export function keysAt(schema: z.ZodType, path: readonly string[]): string[] {
   return [];
 }
 
+/**
+ * Sets a value at a path of keys; objects on the way are made.
+ *
+ * @throws ActError `CONFIG_BAD_VALUE` where something on the way has no keys, or a key is not one of its own.
+ */
+export function setAt(root: unknown, path: readonly string[], value: unknown, where: string): void {
+  let at = root;
+  for (const [i, key] of path.entries()) {
+    const inherited = at !== null && typeof at === "object" && key in at && !Object.hasOwn(at, key);
+    if (at === null || typeof at !== "object" || inherited)
+      throw new ActError(
+        "CONFIG_BAD_VALUE",
+        `${where}: \`${path.slice(0, i).join(".")}\` has no key \`${key}\` to set.`,
+        {
+          hint: "Give the names of keys, with dots between them.",
+        },
+      );
+    const object = at as Record<string, unknown>;
+    if (i === path.length - 1) object[key] = value;
+    else object[key] ??= {};
+    at = object[key];
+  }
+}
+
 /** The schema below optional, default, nullable and the like. */
 export function unwrap(schema: z.ZodType): z.ZodType {
   let at = schema;

@@ -5,10 +5,9 @@
  * its own likely errors; those equal to the expert's action are dropped (arXiv 2603.08706). Nothing is executed. States
  * whose draws all equal the expert, or name no action, leave no pair and are counted.
  */
-import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
-import { withFileErrors } from "../data/files.js";
+import { makeFolder } from "../data/files.js";
 import type { ExpertRecord, PairRecord } from "../data/records.js";
 import { readRecords, writeRecords } from "../data/records-file.js";
 import { canonicalizeAction, resolveAction } from "../prompts/action-text.js";
@@ -82,7 +81,7 @@ export async function pair(
   options: PairOptions,
   context: StageContext,
 ): Promise<PairResult> {
-  await withFileErrors("making", context.folder, () => mkdir(context.folder, { recursive: true }));
+  await makeFolder(context.folder);
   const expert = await readRecords(expertFile, "expert", optional(context.signal));
   const records = chooseStates(expert.records, options);
   if (records.length === 0) throw noData(`${expertFile} holds no states`);

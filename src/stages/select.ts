@@ -1,10 +1,9 @@
 /**
  * `select`: some of the tasks of an expert file, e.g. to hold others out.
  */
-import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
-import { withFileErrors } from "../data/files.js";
+import { makeFolder } from "../data/files.js";
 import { readRecords, writeRecords } from "../data/records-file.js";
 import { deriveSeed, permutation } from "../rollouts/random.js";
 import { EXPERT_FILE, noData } from "./collect.js";
@@ -38,7 +37,7 @@ const SHUFFLE_SEED = deriveSeed(0, "select");
  * @throws ActError `STAGE_NO_DATA` when no task is left; those of reading the file.
  */
 export async function select(expertFile: string, options: SelectOptions, context: StageContext): Promise<SelectResult> {
-  await withFileErrors("making", context.folder, () => mkdir(context.folder, { recursive: true }));
+  await makeFolder(context.folder);
   const { header, records } = await readRecords(expertFile, "expert");
   const inFile = [...new Set(records.map((r) => r.task_id))];
   const tasks =

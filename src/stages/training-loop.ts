@@ -5,10 +5,9 @@
  * A checkpoint holds that state, the engine's state and the lengths of the journals. A resumed run cuts the journals
  * back to those lengths and goes on. What depends on the clock is in `timing.jsonl`, never in `metrics.jsonl`.
  */
-import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
-import { withFileErrors } from "../data/files.js";
+import { makeFolder } from "../data/files.js";
 import type { MetricName, MetricValues } from "../data/records-metrics.js";
 import { ActError } from "../errors.js";
 import { followSignal } from "../rollouts/abort.js";
@@ -98,7 +97,7 @@ export async function runTrainingLoop<S>(loop: TrainingLoop<S>): Promise<Trainin
   const { folder, policy } = loop;
   using following = followSignal(loop.signal);
   const { signal } = following;
-  await withFileErrors("making", folder, () => mkdir(folder, { recursive: true }));
+  await makeFolder(folder);
   const checkpoints = await Checkpoints.open(join(folder, CHECKPOINTS_FOLDER), loop.checkpoint.keep);
   const saved = await checkpoints.latest();
   const resumed = saved === null ? null : parseOptions(loopStateSchema, saved.state, saved.folder);

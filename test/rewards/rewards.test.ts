@@ -92,6 +92,7 @@ describe("shapeReward", () => {
     expect(shapeReward(1, cut, { ...base, truncation: "drop" })).toEqual({ reward: 0, dropped: true });
     expect(shapeReward(1, cut, { ...base, truncation: "zero" })).toEqual({ reward: 0, dropped: false });
     expect(shapeReward(1, cut, { ...base, truncation: "penalize" })).toEqual({ reward: -0.5, dropped: false });
+    expect(shapeReward(0.1, cut, { ...base, truncation: "keep" })).toEqual({ reward: 0.1, dropped: false });
   });
 
   it("adds the overlong penalty", () => {

@@ -1,14 +1,14 @@
 /**
  * `generate` and `score`: the engine as a filter of JSON Lines.
  */
-import { createWriteStream } from "node:fs";
-import type { Writable } from "node:stream";
+import { Writable } from "node:stream";
 import { finished } from "node:stream/promises";
 import { type Command, InvalidArgumentError } from "commander";
 import { z } from "zod";
-import { fileError } from "../../data/files.js";
+import { AtomicFile, fileError } from "../../data/files.js";
 import { Engine } from "../../engine/engine.js";
 import { ActError } from "../../errors.js";
+import { followSignal } from "../../rollouts/abort.js";
 import { engineOptions, engineSettingsSchema, loadChat } from "../../stages/models.js";
 import { parseOptions } from "../../stages/options.js";
 import { Tokenizer } from "../../tokens/tokenizer.js";
@@ -20,6 +20,7 @@ import type { RegisterCommand } from "../main.js";
 
 /** Flags that give an engine its settings, shared by every command that loads a model by itself. */
 export function addEngineFlags(command: Command): Command {
+  command.option("--adapter <dir>", "folder of PEFT adapters to begin with");
   addSchemaFlags(command, engineSettingsSchema);
   return command;
 }
@@ -41,7 +42,7 @@ export const registerGenerate: RegisterCommand = (program, { signal }, exit) => 
     )
     .option("--top-p <p>", "keep the likeliest mass; 1: all", numberOf("a share in (0, 1]", z.number().gt(0).max(1)), 1)
     .option("--min-p <p>", "least share of the likeliest; 0: all", numberOf("a share", z.number().min(0).max(1)), 0)
-    .option("--seed <n>", "random seed", numberOf("an integer", z.number().int()), 0);
+    .option("--seed <n>", "random seed", numberOf("an integer >= 0", z.number().int().nonnegative()), 0);
   addLineFlags(addEngineFlags(command)).action(async (options: GenerateFlags) => {
     const { maxNewTokens, temperature, topK, topP, minP, seed } = options;
     const defaults = { maxNewTokens, temperature, topK, topP, minP, seed };
@@ -55,7 +56,12 @@ export const registerScore: RegisterCommand = (program, { signal }, exit) => {
     .command("score")
     .description('Reads {"text"|"ids"}, writes {ids, logprobs, sum}: log-probs of every token after the first.')
     .requiredOption("--model <dir>", "model folder")
-    .option("--seed <n>", "accepted everywhere; scoring draws nothing", numberOf("an integer", z.number().int()), 0);
+    .option(
+      "--seed <n>",
+      "accepted everywhere; scoring draws nothing",
+      numberOf("an integer >= 0", z.number().int().nonnegative()),
+      0,
+    );
   addLineFlags(addEngineFlags(command)).action(async (options: LineFlags) => {
     await runLines(options, signal, (value, _, context) => scoreLine(value, context));
     exit(EXIT.ok);
@@ -64,6 +70,7 @@ export const registerScore: RegisterCommand = (program, { signal }, exit) => {
 
 interface LineFlags extends Record<string, unknown> {
   readonly model: string;
+  readonly adapter?: string;
   readonly input?: string;
   readonly output?: string;
   readonly concurrency: number;
@@ -91,26 +98,33 @@ async function runLines(
   handle: (value: unknown, index: number, context: LineContext) => Promise<Answer>,
 ): Promise<void> {
   const settings = parseOptions(engineSettingsSchema, schemaValues(engineSettingsSchema, flags), "options");
-  const tokenizer = await Tokenizer.load(flags.model);
-  const chat = await loadChat(tokenizer);
-  const options = { ...engineOptions(settings), tokenBytes: bytesOf(tokenizer) };
-  await using policy = await Engine.load(flags.model, options, { signal });
-  const context: LineContext = { policy, tokenizer, chat, signal };
-  const output = openOutput(flags.output);
+  // Opened first: a wrong path must not wait for a model to load.
+  const input = await openInput(flags.input);
+  const output = await openOutput(flags.output);
   try {
+    const tokenizer = await Tokenizer.load(flags.model);
+    const chat = await loadChat(tokenizer);
+    const adapter = flags.adapter === undefined ? {} : { adapter: flags.adapter };
+    const options = { ...engineOptions(settings), ...adapter, tokenBytes: bytesOf(tokenizer) };
+    using following = followSignal(signal);
+    await using policy = await Engine.load(flags.model, options, { signal });
+    const context: LineContext = { policy, tokenizer, chat, signal: following.signal };
     await answerLines((value, index) => handle(value, index, context), {
-      input: openInput(flags.input),
+      input,
       output,
       concurrency: flags.concurrency,
-      signal,
+      signal: following.signal,
     });
     if (output !== process.stdout) {
       output.end();
       await finished(output);
     }
   } catch (cause) {
+    if (output !== process.stdout) await discarded(output);
     if (signal.aborted || cause instanceof ActError || !(cause instanceof Error && "syscall" in cause)) throw cause;
     throw fileError("reading or writing", flags.input ?? flags.output ?? "the stream", cause);
+  } finally {
+    input.destroy();
   }
 }
 
@@ -124,8 +138,24 @@ function bytesOf(tokenizer: Tokenizer): ReturnType<Tokenizer["tokenBytes"]> | nu
   }
 }
 
-function openOutput(path: string | undefined): Writable {
-  return path === undefined || path === "-" ? process.stdout : createWriteStream(path);
+/** Standard output, or a file that appears when all answers are written. */
+async function openOutput(path: string | undefined): Promise<Writable> {
+  if (path === undefined || path === "-") return process.stdout;
+  const file = await AtomicFile.create(path);
+  const settle = (work: Promise<void>, done: (error?: Error | null) => void): void => {
+    work.then(() => done(), done);
+  };
+  return new Writable({
+    decodeStrings: false,
+    write: (chunk: string, _, done) => settle(file.write(chunk), done),
+    final: (done) => settle(file.commit(), done),
+    destroy: (error, done) => settle(file.discard(), () => done(error)),
+  });
+}
+
+async function discarded(output: Writable): Promise<void> {
+  output.destroy();
+  await finished(output).catch(() => undefined);
 }
 
 /** A parser of a numeric flag. */

@@ -21,6 +21,7 @@ export const registerPlan: RegisterCommand = (program, _context, exit) => {
     const plan = await Engine.plan(String(options.model), {
       ...engineOptions(settings),
       training: options.training === true,
+      ...(options.adapter === undefined ? {} : { adapter: String(options.adapter) }),
     });
     process.stdout.write(`${options.json === true ? JSON.stringify(plan) : plan.text}\n`);
     exit(EXIT.ok);

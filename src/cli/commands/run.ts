@@ -2,6 +2,7 @@
  * `run`, `resume` and `status`.
  */
 import { join } from "node:path";
+import { ActError } from "../../errors.js";
 import { readStatus } from "../../runs/run-folder.js";
 import { EXIT } from "../exit.js";
 import { type Assignment, collectAssignments } from "../flags.js";
@@ -40,6 +41,10 @@ export const registerResume: RegisterCommand = (program, { signal }, exit) => {
     .option("--set <key=value>", "change a key of that recipe; may be repeated", collectAssignments)
     .action(async (run: string, options: { recipe?: string; set?: Assignment[] }) => {
       const { readRecipe } = await import("../../recipes/recipe.js");
+      if (options.recipe === undefined && options.set !== undefined)
+        throw new ActError("CLI_BAD_FLAG", "`--set` changes a recipe, and none is given.", {
+          hint: "Add --recipe FILE.",
+        });
       const recipe = options.recipe === undefined ? null : await readRecipe(options.recipe, options.set ?? []);
       exit(await resumeRun(run, recipe, signal));
     });

@@ -27,6 +27,7 @@ const STAGE = join("stages", "serve");
 
 interface ServeFlags extends Record<string, unknown> {
   readonly model: string;
+  readonly adapter?: string;
   readonly train?: string;
   readonly overwrite?: true;
   readonly debug?: true;
@@ -60,7 +61,11 @@ export const registerServe: RegisterCommand = (program, { signal }, exit) => {
   addEngineFlags(command).action(async (flags: ServeFlags) => {
     const resolved = resolve(flags);
     const { engine, prompt, training } = resolved;
-    await using agent = await loadAgent(flags.model, engine, prompt, { training: training !== null, signal });
+    await using agent = await loadAgent(flags.model, engine, prompt, {
+      training: training !== null,
+      adapter: flags.adapter,
+      signal,
+    });
     const onError = (error: unknown): void => {
       process.stderr.write(`${errorText(error, flags.debug ?? false)}\n`);
     };
@@ -74,7 +79,7 @@ export const registerServe: RegisterCommand = (program, { signal }, exit) => {
     const path = String(flags.train);
     const config = { command: "serve", model: agent.identity, ...resolved };
     await using run = await openRun(path, config, flags.overwrite ?? false);
-    await using reference = await referenceOf(flags.model, agent, resolved, signal);
+    await using reference = await referenceOf(flags, agent, resolved, signal);
     await using server = await serve(agent.policy, agent.dialogue.chat, resolved.server, { onError });
     announce(server, resolved.server);
     const folder = join(run.path, STAGE);
@@ -138,7 +143,7 @@ async function openRun(path: string, config: Resolved, overwrite: boolean): Prom
 
 /** The frozen policy of the objective's KL term; disposing of it frees what was loaded for it. */
 async function referenceOf(
-  modelDir: string,
+  { model, adapter }: ServeFlags,
   agent: LoadedAgent,
   { training, engine, prompt }: Resolved,
   signal: AbortSignal,
@@ -146,9 +151,9 @@ async function referenceOf(
   const nothing = async (): Promise<void> => undefined;
   if (training === null || resolveObjective(training.objective).kl.coefficient === 0)
     return { reference: null, [Symbol.asyncDispose]: nothing };
-  if (engine.lora !== null)
+  if (engine.lora !== null && adapter === undefined)
     return { reference: { policy: agent.policy, adapters: false }, [Symbol.asyncDispose]: nothing };
-  const frozen = await loadAgent(modelDir, engine, prompt, { training: false, signal });
+  const frozen = await loadAgent(model, { ...engine, lora: null }, prompt, { training: false, adapter, signal });
   return {
     reference: { policy: frozen.policy, adapters: true },
     [Symbol.asyncDispose]: () => frozen.policy.dispose(),

@@ -53,7 +53,10 @@ export function registerStage(name: string): RegisterCommand {
 }
 
 function addInputFlags(command: Command, inputs: ReadonlySet<string>): void {
-  if (inputs.has("model")) command.requiredOption("--model <dir>", "model folder");
+  if (inputs.has("model"))
+    command
+      .requiredOption("--model <dir>", "model folder")
+      .option("--adapter <dir>", "folder of PEFT adapters of that model to begin with");
   if (inputs.has("reference")) command.option("--reference <dir>", "model the KL term holds on to [the model itself]");
   // Which of these a form of `reinforce` needs is checked with the recipe.
   if (inputs.has("expert")) command.option("--expert <file>", "file of expert decisions");
@@ -81,9 +84,11 @@ function recipeOf(name: string, kinds: readonly StageKindName[], options: Option
   };
   for (const input of ["model", "reference", "expert", "pairs", "environment"] as const)
     if (has(input)) stage[input] = `the-${input}`;
-  const models: Record<string, { path: string }> = {};
+  const models: Record<string, { path: string; adapter?: string }> = {};
   for (const input of ["model", "reference"] as const)
     if (has(input)) models[`the-${input}`] = { path: String(options[input]) };
+  if (models["the-model"] !== undefined && options.adapter !== undefined)
+    models["the-model"].adapter = String(options.adapter);
   const files: Record<string, { path: string; kind: string }> = {};
   for (const input of ["expert", "pairs"] as const)
     if (has(input)) files[`the-${input}`] = { path: String(options[input]), kind: input };
