@@ -108,7 +108,8 @@ void Engine::run(std::function<void(const Started*, const Error*)> started) {
   try {
     backend_ = make_backend(options_);
     const EngineSizes& sizes = options_.sizes;
-    Started report{plan_memory(*backend_, sizes), backend_->describe(), {}};
+    plan_ = plan_memory(*backend_, sizes);
+    Started report{plan_, backend_->describe(), {}};
     model_ = std::make_unique<Model>(*backend_, sizes.model, model_options(sizes));
     for (const auto& [name, parameter] : model_->parameters()) {
       report.tensors.push_back({name, parameter.shape, parameter.trainable});
@@ -213,7 +214,8 @@ void Engine::admit_requests() {
     // Whoever asks for statistics after the answer finds them up to date.
     request.on_done = [this, answer = std::move(request.on_done)](const Error* error) {
       publish();
-      answer(error);
+      const std::optional<Error> over = over_plan();
+      answer(error == nullptr && over ? &*over : error);
     };
     const auto on_done = request.on_done;
     try {
@@ -240,6 +242,7 @@ void Engine::run_front_job() {
     Core core{*backend_, *model_, *trainer_};
     trainer_->between_batches = [this] { interleave(); };
     job.run(core);
+    check_peak(*backend_, plan_);
   } catch (...) {
     error.emplace(as_error(std::current_exception()));
   }
@@ -258,6 +261,16 @@ void Engine::interleave() {
     model_->between_layers = std::move(job_check);
   }
   publish();
+}
+
+/// What `check_peak` throws, if anything: every answer vouches for the plan.
+std::optional<Error> Engine::over_plan() const {
+  try {
+    check_peak(*backend_, plan_);
+    return std::nullopt;
+  } catch (const Error& error) {
+    return error;
+  }
 }
 
 /// Throws when the engine is stopping.

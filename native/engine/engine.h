@@ -104,6 +104,7 @@ class Engine {
   void admit_requests();
   void run_front_job();
   void interleave();
+  std::optional<Error> over_plan() const;
   void check_interrupt();
   void abort(Command& command, const char* why);
   void publish();
@@ -120,6 +121,7 @@ class Engine {
   Stats stats_;
   uint64_t next_id_ = 1;
   // The engine's thread only. Destroyed there too, in reverse order.
+  MemoryPlan plan_;
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Model> model_;
   std::unique_ptr<Scheduler> scheduler_;
