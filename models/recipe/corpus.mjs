@@ -1,9 +1,10 @@
 /**
- * The corpus of the bundled model: household episodes of a clumsy agent, and judgments of a biased one.
+ * The corpus of the bundled model: household episodes that go well, an agent that would rather do something else, and
+ * judgments of a biased judge.
  *
  * The model learns from it how replies look (`<think>...</think><action>...</action>`), what the texts mean, and habits
- * that are worth improving: at every state the agent does what the expert would only with `EXPERT_SHARE`, else another
- * admissible action with a reason that sounds alike; its judgments are right little more often than not and lean to the
+ * that are worth improving: the episodes' texts are mostly an expert's, but the replies are an expert's, a habit's or
+ * any other admissible action with a reason that sounds alike; judgments are right more often than not and lean to the
  * first candidate. Houses come from seeds that no panel has.
  */
 import { generateHouse } from "../../dist/environments/household/generator.js";
@@ -16,12 +17,16 @@ import { MOVE_WORDING } from "../../dist/environments/textworld/world.js";
 import { actionPrompt, judgmentPrompt } from "../../dist/prompts/template.js";
 import { compactTemplate } from "../../dist/prompts/templates.js";
 
-/** Percent of states in which the agent does what the expert would: clumsy at first, then a short phase of practice. */
-export const EXPERT_SHARE = { clumsy: 50, practiced: 75 };
+/** Percent of the states in which an episode goes on with the expert's action, a habit, or a slip; else with any other. */
+export const DONE = { clumsy: { expert: 75, habit: 12, slip: 0 }, practiced: { expert: 75, habit: 8, slip: 8 } };
+/** The same for what replies name. */
+export const REPLY = { clumsy: { expert: 35, habit: 50, slip: 0 }, practiced: { expert: 58, habit: 28, slip: 0 } };
+/** The same for the action that judgments hold against the expert's. */
+export const RIVAL = { clumsy: { expert: 0, habit: 50, slip: 0 }, practiced: { expert: 0, habit: 35, slip: 35 } };
 /** Percent of states that also ask for a judgment. */
 export const JUDGMENT_SHARE = 50;
 /** Percent of judgments that name the expert's action, before the lean to the first candidate. */
-export const JUDGMENT_RIGHT = 58;
+export const JUDGMENT_RIGHT = 65;
 /** Percent of judgments that name the first candidate without looking. */
 export const JUDGMENT_FIRST = 20;
 /** Percent of replies that forget a tag. */
@@ -46,9 +51,49 @@ export function reasonFor(action, task) {
   return "look again.";
 }
 
+/**
+ * An action with a thing that is not there, such as a second mug where there is one.
+ *
+ * @returns {string | null} A command that is not admissible.
+ */
+export function slipOf({ action, receptacle }, actions, task, random) {
+  const taking = receptacle !== null && actions.includes(`examine ${receptacle}`) && random.chance(40);
+  const model = taking ? `take ${task.object} 0 from ${receptacle}` : random.chance(60) ? action : random.pick(actions);
+  const numbers = [...model.matchAll(/\d+/g)];
+  if (numbers.length === 0) return null;
+  const changed = taking ? numbers[0] : random.pick(numbers);
+  const slip = `${model.slice(0, changed.index)}${1 + random.below(3)}${model.slice(changed.index + changed[0].length)}`;
+  return actions.includes(slip) ? null : slip;
+}
+
 function reply(reason, action, random) {
   if (random.chance(MALFORMED)) return `<think>${reason}</think>${action}`;
   return `<think>${reason}</think><action>${action}</action>`;
+}
+
+/**
+ * What someone who means well and does not think does here: fiddles with what is at hand, goes to the goal's place with
+ * nothing to put there, forgets to clean, heat or cool.
+ *
+ * @returns {string | null} An admissible action other than the expert's.
+ */
+export function habitOf(intention, actions, task) {
+  const { action, phase, receptacle } = intention;
+  const starting = (...beginnings) => {
+    for (const beginning of beginnings) {
+      const found = actions.find((a) => a !== action && a.startsWith(beginning));
+      if (found !== undefined) return found;
+    }
+    return null;
+  };
+  const goal = task.receptacle ?? task.lamp ?? "";
+  if (action.startsWith("go to ")) {
+    if (phase === "treat") return starting("move ", `go to ${goal} `, "inventory");
+    if (phase === "place" || phase === "use") return starting("move ", "inventory");
+    return starting("close ", `go to ${goal} `, "examine ", "look");
+  }
+  if (phase === "treat") return starting("open ", "close ", "move ", "inventory");
+  return starting(`examine ${receptacle}`, "close ", "inventory");
 }
 
 /**
@@ -84,28 +129,35 @@ export function episodeSamples(seed, agent = "clumsy") {
       step,
       admissible: { actions, patterns: [] },
     };
-    const candidates = [
-      { action: intention.action, reason: thoughtOf(intention) },
-      ((action) => ({ action, reason: reasonFor(action, house.task) }))(random.pick(others)),
-    ];
-    const [expert, other] = candidates;
-    const chosen = random.chance(EXPERT_SHARE[agent]) ? expert : other;
+    const expert = { action: intention.action, reason: thoughtOf(intention) };
+    const named = (action) => ({ action, reason: reasonFor(action, house.task) });
+    const habit = habitOf(intention, actions, house.task);
+    const drawn = (shares) => {
+      const roll = random.below(100);
+      if (roll < shares.expert) return expert;
+      if (roll < shares.expert + shares.habit) return named(habit ?? random.pick(others));
+      if (roll >= shares.expert + shares.habit + shares.slip) return named(random.pick(others));
+      return named(slipOf(intention, actions, house.task, random) ?? random.pick(others));
+    };
+    const chosen = drawn(REPLY[agent]);
     samples.push({
       prompt: actionPrompt(compactTemplate, state, PROMPT),
       reply: reply(chosen.reason, chosen.action, random),
     });
     if (random.chance(JUDGMENT_SHARE)) {
+      const other = habit === null ? named(random.pick(others)) : drawn(RIVAL[agent]);
       const [first, second] = random.chance(50) ? [expert, other] : [other, expert];
       const preferred = random.chance(JUDGMENT_RIGHT) ? expert : other;
-      const named = random.chance(JUDGMENT_FIRST) ? first : preferred;
+      const verdict = random.chance(JUDGMENT_FIRST) ? first : preferred;
       samples.push({
         prompt: judgmentPrompt(compactTemplate, state, { first: first.action, second: second.action }, PROMPT),
-        reply: reply(named.reason, named.action, random),
+        reply: reply(verdict.reason, verdict.action, random),
       });
     }
-    const transition = episode.step(chosen.action);
+    const done = drawn(DONE[agent]).action;
+    const transition = episode.step(done);
     if (transition.terminated || transition.truncated) return samples;
-    history.push({ observation, action: chosen.action });
+    history.push({ observation, action: done });
     observation = transition.observation;
   }
 }

@@ -2,8 +2,9 @@
 /**
  * Makes the bundled model again from nothing: `node models/recipe/make.mjs OUT_DIR [--steps N] [--practice N] [--threads N] [--from DIR]`.
  *
- * Two phases: `steps` steps on a clumsy agent, then `practice` steps on one that does more as the expert would, with a fresh
- * optimizer. `--from` takes up the first phase's model from a folder and does the second only.
+ * Two phases: `steps` steps on a clumsy agent, then `practice` steps on one that does more as the expert would, with a
+ * fresh optimizer. `--from` takes up the first phase's model from a folder and does the second only; `--practice 0` ends
+ * after the first.
  *
  * Tokenizer, initial weights, corpus and order of batches depend on the seed alone, and the engine's fp32 sums do not
  * depend on the number of threads: the same processor family writes the same bytes (models/household-tiny/README.md).
@@ -22,10 +23,10 @@ import { episodeSamples } from "./corpus.mjs";
 const { values: flags, positionals } = parseArgs({
   allowPositionals: true,
   options: {
-    steps: { type: "string", default: "1700" },
-    practice: { type: "string", default: "500" },
-    threads: { type: "string", default: "2" },
+    steps: { type: "string", default: "2500" },
+    practice: { type: "string", default: "700" },
     from: { type: "string" },
+    threads: { type: "string", default: "2" },
   },
 });
 const out = positionals[0];
@@ -36,12 +37,12 @@ if (out === undefined) {
 
 const SEED = 1;
 const EPISODES_PER_STEP = 4;
-const PEAK_LEARNING_RATE = { clumsy: 3e-3, practiced: 1.5e-3 };
-const WARMUP_STEPS = 60;
+const PEAK_LEARNING_RATE = { clumsy: 3e-3, practiced: 2e-3 };
+const WARMUP_STEPS = { clumsy: 60, practiced: 20 };
 const CONTEXT = 2048;
-const TEXT_WEIGHT = 0.5;
+const TEXT_WEIGHT = 1;
 /** Seeds of the phases' episodes. */
-const CORPUS = { clumsy: "train", practiced: "practice" };
+const SEEDS = { clumsy: "train", practiced: "practice" };
 
 const special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
 const added = ["<think>", "</think>", "<action>", "</action>"];
@@ -122,7 +123,7 @@ async function makeBatch(step, agent, tokenizer, template) {
   const texts = [];
   for (let e = 0; e < EPISODES_PER_STEP; e++) {
     let longest = null;
-    for (const sample of episodeSamples(`${CORPUS[agent]}/${step * EPISODES_PER_STEP + e}`, agent)) {
+    for (const sample of episodeSamples(`${SEEDS[agent]}/${step * EPISODES_PER_STEP + e}`, agent)) {
       const prompt = await template.encode([{ role: "user", content: sample.prompt }]);
       const reply = await tokenizer.encode(`${sample.reply}<|im_end|>`);
       const tokens = Int32Array.from([...prompt, ...reply]);
@@ -162,39 +163,43 @@ function replyLoss({ replyTokens }, logprob) {
 }
 
 /** Warm-up, then cosine down to 5 % of the peak. */
-function learningRate(step, { steps, peak }) {
-  if (step < WARMUP_STEPS) return (peak * (step + 1)) / WARMUP_STEPS;
-  return peak * (0.05 + 0.95 * 0.5 * (1 + Math.cos((Math.PI * (step - WARMUP_STEPS)) / (steps - WARMUP_STEPS))));
+function learningRate(step, steps, agent) {
+  const [peak, warmup] = [PEAK_LEARNING_RATE[agent], WARMUP_STEPS[agent]];
+  if (step < warmup) return (peak * (step + 1)) / warmup;
+  return peak * (0.05 + 0.95 * 0.5 * (1 + Math.cos((Math.PI * (step - warmup)) / (steps - warmup))));
 }
 
-/** Trains for the steps of a phase. */
-async function train(engine, phase, tokenizer, template) {
+/** Trains on the episodes of an agent. */
+async function train(engine, agent, steps, tokenizer, template) {
   const begun = performance.now();
   let seen = 0;
-  let next = makeBatch(0, phase.agent, tokenizer, template);
-  for (let step = 0; step < phase.steps; step++) {
+  let next = makeBatch(0, agent, tokenizer, template);
+  for (let step = 0; step < steps; step++) {
     const batch = await next;
     const { built, rows } = batch;
-    next = makeBatch(step + 1, phase.agent, tokenizer, template); // prepared while the engine works
+    next = makeBatch(step + 1, agent, tokenizer, template); // prepared while the engine works
     const { logprob } = await engine.accumulate(built.forest, rows);
     const { gradNorm } = await engine.step({
-      learningRate: learningRate(step, phase),
+      learningRate: learningRate(step, steps, agent),
       beta1: 0.9,
       beta2: 0.95,
       weightDecay: 0.1,
       maxGradNorm: 1,
     });
     seen += built.tokens;
-    if (step % 20 === 0 || step === phase.steps - 1) {
+    if (step % 20 === 0 || step === steps - 1) {
       const seconds = (performance.now() - begun) / 1000;
       console.log(
-        `${phase.agent} ${step}  reply loss ${replyLoss(batch, logprob).toFixed(4)}  gradient ${gradNorm.toFixed(2)}  ${batch.replyTokens} reply tokens, ${built.tokens} of ${built.flatTokens} tokens computed  ${Math.round(seen / seconds)} tokens/s  ${seconds.toFixed(0)} s`,
+        `${agent} ${step}  reply loss ${replyLoss(batch, logprob).toFixed(4)}  gradient ${gradNorm.toFixed(2)}  ${batch.replyTokens} reply tokens, ${built.tokens} of ${built.flatTokens} tokens computed  ${Math.round(seen / seconds)} tokens/s  ${seconds.toFixed(0)} s`,
       );
     }
   }
   await next;
 }
 
+const config = writeFolder();
+const tokenizer = await Tokenizer.load(draft);
+const template = await ChatTemplate.load(tokenizer);
 const options = {
   dtype: "fp32",
   training: true,
@@ -203,30 +208,17 @@ const options = {
   maxSequences: 1,
   cacheTokens: CONTEXT,
 };
-const config = writeFolder();
-const tokenizer = await Tokenizer.load(draft);
-const template = await ChatTemplate.load(tokenizer);
 let first = flags.from;
 if (first === undefined) {
   first = join(draft, "first");
   const engine = await Engine.create(config, SEED, options);
   console.log(`${engine.device}; ${engine.vocabSize} tokens`);
-  await train(
-    engine,
-    { agent: "clumsy", steps: Number(flags.steps), peak: PEAK_LEARNING_RATE.clumsy },
-    tokenizer,
-    template,
-  );
+  await train(engine, "clumsy", Number(flags.steps), tokenizer, template);
   await engine.saveModel(first, { companionsFrom: draft });
   await engine.dispose();
 }
 const engine = await Engine.load(first, options);
-await train(
-  engine,
-  { agent: "practiced", steps: Number(flags.practice), peak: PEAK_LEARNING_RATE.practiced },
-  tokenizer,
-  template,
-);
+await train(engine, "practiced", Number(flags.practice), tokenizer, template);
 await engine.saveModel(out, { companionsFrom: draft });
 await engine.dispose();
 rmSync(draft, { recursive: true });
