@@ -103,20 +103,19 @@ export class Tokenizer {
   }
 
   /**
-   * The text of ids. Bytes that form no character become U+FFFD, so text is a view of ids, never their source.
+   * The text of ids. Bytes that form no character become U+FFFD, so text is a view of ids, never their source. Ids from
+   * `vocabSize` on have no text: a model's embedding may be padded beyond its tokenizer, and such an id can be sampled.
    *
-   * @throws ActError `TOKEN_OUT_OF_RANGE` for an id outside 0 .. vocabSize - 1.
+   * @throws ActError `TOKEN_OUT_OF_RANGE` for what is no id: negative or not a whole number.
    */
   async decode(ids: ArrayLike<number>, options: DecodeOptions = {}): Promise<string> {
     const list = Array.from(ids);
     for (const id of list) {
-      if (!(Number.isInteger(id) && id >= 0 && id < this.vocabSize))
-        throw new ActError(
-          "TOKEN_OUT_OF_RANGE",
-          `Token id ${id} is not in the vocabulary (0 to ${this.vocabSize - 1}).`,
-        );
+      if (!(Number.isInteger(id) && id >= 0))
+        throw new ActError("TOKEN_OUT_OF_RANGE", `A token id is a whole number from 0 on, not ${id}.`);
     }
-    return list.length === 0 ? "" : this.#rust.decode(list, options.skipSpecialTokens ?? false);
+    const known = list.filter((id) => id < this.vocabSize);
+    return known.length === 0 ? "" : this.#rust.decode(known, options.skipSpecialTokens ?? false);
   }
 
   /** Id of a token by its text, or null. */

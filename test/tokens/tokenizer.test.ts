@@ -139,11 +139,18 @@ describe("Tokenizer", () => {
     );
   });
 
-  it("refuses ids outside the vocabulary", async () => {
+  it("refuses what is no id", async () => {
     const tokenizer = of("byte-level");
-    for (const id of [-1, tokenizer.vocabSize, 1.5, Number.NaN])
+    for (const id of [-1, 1.5, Number.NaN])
       await expect(tokenizer.decode([id])).rejects.toMatchObject({ code: "TOKEN_OUT_OF_RANGE" });
     expect(await tokenizer.decode([])).toBe("");
+  });
+
+  it("gives ids of a padded embedding no text", async () => {
+    const tokenizer = of("byte-level");
+    const ids = [...(await tokenizer.encode("go to shelf 1"))];
+    expect(await tokenizer.decode([tokenizer.vocabSize, ...ids, tokenizer.vocabSize + 7])).toBe("go to shelf 1");
+    expect(await tokenizer.decode([tokenizer.vocabSize])).toBe("");
   });
 
   it("has no token bytes for a tokenizer of words", async () => {
