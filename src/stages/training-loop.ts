@@ -42,7 +42,7 @@ const ABORT_METRICS = {
   malformed: "rollout/malformed_share",
   zeroVariance: "groups/zero_variance_share",
   environmentFailed: "rollout/environment_failed_share",
-} as const;
+} as const satisfies Readonly<Record<Exclude<keyof AbortSettings, "patience">, MetricName>>;
 
 /** What one step gives back. */
 export interface StepResult<S> {

@@ -69,6 +69,8 @@ describe("exit codes", () => {
     [new ActError("FILE_NO_SPACE", "x"), EXIT.file],
     [new ActError("RUN_LOCKED", "x"), EXIT.file],
     [new ActError("RUN_EXISTS", "x"), EXIT.usage],
+    [new ActError("SERVE_ADDRESS", "x"), EXIT.usage],
+    [new ActError("ADAPTER", "x"), EXIT.engine],
     [new EnvironmentError("ENVIRONMENT_UNKNOWN", "x"), EXIT.usage],
     [new EnvironmentError("ENVIRONMENT_LOST", "x"), EXIT.environment],
     [new ActError("TRAINING_ABORTED", "x"), EXIT.training],
