@@ -9,7 +9,12 @@ import { Engine, groupOfCompletions, policyBatch, resolveObjective } from "../di
 
 const { values: flags, positionals } = parseArgs({
   allowPositionals: true,
-  options: { shape: { type: "string" }, dtype: { type: "string" }, threads: { type: "string", default: "2" } },
+  options: {
+    shape: { type: "string" },
+    dtype: { type: "string" },
+    threads: { type: "string", default: "2" },
+    "instruction-set": { type: "string", default: "auto" },
+  },
 });
 const workload = positionals[0];
 const shape = JSON.parse(readFileSync(new URL("shapes.json", import.meta.url), "utf8"))[flags.shape];
@@ -117,6 +122,7 @@ const training = workload === "train" || workload === "grpo";
 const engine = await Engine.create(config, 0, {
   dtype: flags.dtype,
   threads: Number(flags.threads),
+  instructionSet: flags["instruction-set"],
   training,
   maxSequences: 32,
   cacheTokens: 32 * 128,

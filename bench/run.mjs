@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 /**
- * `npm run bench -- [--json FILE] [--only NAME,...] [--runs N] [--threads N]`
+ * `npm run bench -- [--json FILE] [--only NAME,...] [--runs N] [--threads N] [--instruction-set NAME]`
  *
  * Our engine against PyTorch, transformers and TRL on the same machine: both sides run as processes of their own that
  * do one repetition when told to, in turn (ours, peer, ours, ...), and the medians are compared. Random weights, random
@@ -21,6 +21,7 @@ const { values: flags } = parseArgs({
     only: { type: "string" },
     runs: { type: "string", default: "5" },
     threads: { type: "string", default: "2" },
+    "instruction-set": { type: "string", default: "auto" },
   },
 });
 const python = process.env.ACT_BENCH_PYTHON ?? "python3";
@@ -81,6 +82,8 @@ const ourRunner = (w) =>
     w.dtype,
     "--threads",
     flags.threads,
+    "--instruction-set",
+    flags["instruction-set"],
   ]);
 const peerRunner = (w, dtype = w.dtype) =>
   new Runner(python, [
@@ -110,7 +113,7 @@ async function peerDtype(w, hasBf16) {
 async function measure(w, hasBf16, rows) {
   const dtype = await peerDtype(w, hasBf16);
   const ours = ourRunner(w);
-  await ours.next();
+  const { device } = await ours.next();
   const peer = peerRunner(w, dtype);
   const versions = await peer.next();
   const times = { ours: [], peer: [] };
@@ -130,6 +133,7 @@ async function measure(w, hasBf16, rows) {
     unit: "tokens/s",
     bar: w.bar,
     command,
+    device,
     peer_dtype: dtype,
     peer_versions: { torch, transformers, ...(trl && { trl }) },
     seconds: times,

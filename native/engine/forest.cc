@@ -133,6 +133,8 @@ void add_tree(MicroBatch& m, const TokenForest& f, const ForestRows& r, const La
     m.rows.push_back(m.rows.back());
     m.sources.push_back(-1);
   }
+  m.token_runs.push_back(static_cast<int32_t>(m.batch.tokens.size()));
+  m.row_runs.push_back(static_cast<int32_t>(m.rows.size()));
 }
 
 }  // namespace

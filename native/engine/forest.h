@@ -50,6 +50,7 @@ struct MicroBatch {
   ForestBatch batch;
   std::vector<int32_t> rows;     // batch rows the head reads; trees in order, within a tree the caller's order
   std::vector<int64_t> sources;  // for each of `rows` its index among the caller's rows, -1 for padding
+  std::vector<int32_t> token_runs, row_runs;  // where each tree's tokens and loss rows end (Backend::row_runs)
 };
 
 struct ForestLimits {

@@ -39,6 +39,7 @@ class GatheredRows {
     view_.entropy_weight = gather(m, r.entropy_weight, 0);
     view_.kl = r.kl;
     view_.inverse_temperature = r.inverse_temperature;
+    view_.runs = m.row_runs;
   }
   const LossRows& view() const { return view_; }
 
@@ -158,10 +159,12 @@ LossReport Trainer::run(const TokenForest& forest, const ForestRows& rows, const
     }
   } catch (...) {
     model_.between_layers = nullptr;
+    model_.backend().row_runs = {};
     if (training) zero_gradients();
     throw;
   }
   model_.between_layers = nullptr;
+  model_.backend().row_runs = {};
   add_terms(report, rows);
   return report;
 }
@@ -197,7 +200,9 @@ void Trainer::run_batch(const MicroBatch& m, const ForestRows& rows, LossReport&
     report.kl[row] = kl[i];
     report.clipped[row] = clipped[i];
   }
-  if (training) model_.backward(m.batch, *pool_, m.rows, dhidden, *tape_);
+  if (!training) return;
+  model_.backend().row_runs = m.token_runs;
+  model_.backward(m.batch, *pool_, m.rows, dhidden, *tape_);
 }
 
 void Trainer::zero_gradients() { model_.zero_gradients(); }

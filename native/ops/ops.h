@@ -15,12 +15,14 @@
 //   * an fp32 matrix product (linear, linear_backward_input, logits) adds chains of 64 inner indices: each chain is fused
 //     multiply-adds over the inner index in ascending order, from zero; chains are added in ascending order to the
 //     element's present value or bias. (One chain over all of 1,536 inner indices, measured on a 135M model, has seven
-//     times the error.) A bf16 product is ONE such chain, in ascending pairs, from the present value or bias on;
+//     times the error.) A bf16 product is ONE such chain, in ascending pairs, from the present value or bias on; on
+//     processors with tile registers (Isa::amx) the links of that chain are sums of 32 inner indices, added from zero;
 //   * attention scores are such chains over the head dimension; the softmax sum runs over absolute key positions, 16
 //     interleaved partial sums (position modulo 16) added in a fixed tree at the end; the weighted sum of values is one
 //     chain over ascending key positions;
 //   * gradients of parameters are ONE chain over token rows in ascending order (bf16: ascending pairs), from the present
-//     value on, in both dtypes: that makes them independent of the split into micro-batches.
+//     value on, in both dtypes: that makes them independent of the split into micro-batches. Where links are sums of 32
+//     rows, a link never holds rows of two runs (`Backend::row_runs`, `LossRows::runs`).
 // The reference backend keeps double accumulators instead and is compared within derived tolerances.
 #pragma once
 #include <cstddef>
@@ -152,6 +154,7 @@ struct LossRows {
               *entropy_weight = nullptr;
   KlEstimator kl = KlEstimator::k3;
   float inverse_temperature = 1;
+  std::span<const int32_t> runs;  // ends of the runs of rows (trees), ascending, the last `count`; empty: one run
 };
 /// Per-row results, host memory, `count` long each.
 struct LossResults {
@@ -177,6 +180,9 @@ class Backend {
   virtual void* allocate(size_t bytes) = 0;  // zero-filled, 64-byte aligned; throws OUT_OF_MEMORY
   virtual void release(void* memory, size_t bytes) noexcept = 0;
   size_t allocated = 0, peak = 0;            // bytes, Buffers, Weights and pools together
+  /// Set by who calls linear_backward_weight: ends of the runs of token rows (trees), ascending, the last one the number
+  /// of rows. Empty: one run. What lies in different runs may be split into calls of its own without changing a bit.
+  std::span<const int32_t> row_runs;
   virtual void upload(View to, const void* from) = 0;    // host -> device, same dtype
   virtual void download(void* to, View from) = 0;        // device -> host, same dtype; waits
   virtual void copy(View to, View from) = 0;
@@ -270,7 +276,7 @@ class Backend {
 
 std::unique_ptr<Backend> make_reference_backend();
 
-enum class Isa : uint8_t { automatic, portable, avx2, avx512, avx512bf16 };
+enum class Isa : uint8_t { automatic, portable, avx2, avx512, avx512bf16, amx };
 /// `threads` >= 1, the caller's included. Throws BAD_ARGUMENT for an instruction set this processor lacks.
 std::unique_ptr<Backend> make_cpu_backend(int threads, Isa isa = Isa::automatic);
 

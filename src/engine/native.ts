@@ -29,7 +29,7 @@ export interface NativeEngineOptions {
   dtype: "fp32" | "bf16";
   /** `cpu`, `reference`, `cuda`, `emulated`. */
   device: string;
-  /** `auto`, `portable`, `avx2`, `avx512`, `avx512bf16` (CPU only). */
+  /** `auto`, `portable`, `avx2`, `avx512`, `avx512bf16`, `amx` (CPU only). */
   instructionSet: string;
   threads: number;
   training: boolean;

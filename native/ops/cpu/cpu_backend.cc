@@ -5,11 +5,34 @@
 
 #include "../floats.h"
 
+#if defined(ACT_AMX)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace act {
 namespace cpu {
 namespace {
 
 constexpr int64_t kBytesPerPiece = 256 << 10;
+
+#if defined(ACT_X86)
+/// The kernels for tile registers, where the processor has them and the system lets this process use them.
+const Kernels* amx_kernels() {
+#if defined(ACT_AMX)
+  constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24;  // EDX of leaf 7
+  constexpr long kRequest = 0x1023, kTileData = 18;       // ARCH_REQ_XCOMP_PERM
+  static const bool granted = [] {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kBf16) == 0 || (d & kTile) == 0) return false;
+    return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;  // refused by old kernels and by some sandboxes
+  }();
+  if (granted) return &amx::kernels();
+#endif
+  return nullptr;
+}
+#endif
 
 }  // namespace
 
@@ -122,7 +145,10 @@ std::unique_ptr<Backend> make_cpu_backend(int threads, Isa isa) {
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   const bool avx512bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
-  if (avx512bf16 && (isa == Isa::automatic || isa == Isa::avx512bf16)) {
+  const bool amx_wanted = avx512bf16 && (isa == Isa::automatic || isa == Isa::amx);
+  if (const cpu::Kernels* amx = amx_wanted ? cpu::amx_kernels() : nullptr) {
+    kernels = amx;
+  } else if (avx512bf16 && (isa == Isa::automatic || isa == Isa::avx512bf16)) {
     kernels = &cpu::avx512bf16::kernels();
   } else if (avx512 && (isa == Isa::automatic || isa == Isa::avx512)) {
     kernels = &cpu::avx512::kernels();

@@ -16,8 +16,8 @@ namespace act::cpu {
 ///   f32             row-major f32 (for a trainable weight the master) and packed f32 panels;
 ///   bf16, frozen    row-major bf16 and packed pairs;
 ///   bf16, trainable row-major f32 master and packed pairs of its rounded values.
-/// Packed: blocks of up to kInnerBlock units of the inner index, each all panels in turn, so that a block of a panel is
-/// contiguous.
+/// Packed: blocks of units of the inner index (products.cc: inner_block), each all panels in turn, so that a block of a
+/// panel is contiguous; bf16 units are padded to Kernels::bf16_group.
 struct CpuWeight final : Weight {
   Buffer row_major;  // f32 or bf16 [rows, cols]
   Buffer packed;     // 32-bit units
@@ -55,6 +55,11 @@ struct RightOperand {
   PackSource source{};
 };
 
+/// Inner indices that take one group of units (32 of them, or fewer and zeros).
+struct InnerGroup {
+  int64_t first, count;
+};
+
 struct Product {
   float* c;
   int64_t m, n, k;
@@ -64,6 +69,7 @@ struct Product {
   bool bf16;
   PackSource a;
   RightOperand b;
+  std::span<const InnerGroup> groups = {};  // empty: inner indices follow each other, k of them
 };
 
 class CpuBackend final : public HostBackend {
@@ -130,11 +136,15 @@ class CpuBackend final : public HostBackend {
   }
   void pack_weight(CpuWeight& w);
   int64_t packed_units(int64_t rows, int64_t cols, bool bf16) const;
-  size_t left_panel_bytes(int64_t elements) const;
+  int64_t inner_units(int64_t inner, bool bf16) const;
+  size_t left_panel_bytes(int64_t rows, int64_t cols) const;
   size_t product_scratch_bytes(int64_t rows, int64_t widest) const;
   size_t attention_scratch_bytes(int64_t rows, int64_t widest) const;
   void multiply(const Product& product);
-  void multiply_block(const Product& product, int64_t row0, int64_t rows, int64_t unit0, int64_t units);
+  void multiply_block(const Product& product, int64_t row0, int64_t rows, int64_t unit0, int64_t units, int64_t block);
+  /// Rows in groups of 2 * bf16_group, a new one where a run ends.
+  std::vector<InnerGroup> row_groups(std::span<const int32_t> runs, int64_t rows) const;
+  void add_weight_gradient(View dw, View dy, View x, DType dtype, float scale, std::span<const InnerGroup> groups);
   const AttentionPlan& plan_for(const KvPool& pool, const Forest& forest, int group);
 
   const Kernels& kernels_;

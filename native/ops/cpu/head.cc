@@ -9,10 +9,12 @@
 namespace act::cpu {
 namespace {
 
-constexpr int64_t kLogitBytes = int64_t{64} << 20;
+constexpr int64_t kLogitBytes = int64_t{48} << 20;
 
-/// Rows of logits that exist at once; even, because bf16 products take rows in pairs.
-int64_t rows_per_chunk(int64_t vocabulary) { return std::max<int64_t>(2, kLogitBytes / (vocabulary * 4) / 2 * 2); }
+/// Rows of logits that exist at once: a multiple of the `group` rows that the head's gradient adds up at once.
+int64_t rows_per_chunk(int64_t vocabulary, int64_t group) {
+  return std::max<int64_t>(group, kLogitBytes / (vocabulary * 4) / group * group);
+}
 
 double at(const float* stream, int64_t i) { return stream ? static_cast<double>(stream[i]) : 0; }
 
@@ -55,10 +57,11 @@ RowLoss loss_of(const LossRows& rows, int64_t i, double logp, double entropy) {
 }  // namespace
 
 size_t CpuBackend::head_scratch_bytes(int64_t vocabulary, int64_t rows) const {
-  const int64_t logits = std::min(rows, rows_per_chunk(vocabulary)) * vocabulary;
+  const int64_t chunk = std::min(rows, rows_per_chunk(vocabulary, 2 * kernels_.bf16_group));
+  const int64_t logits = chunk * vocabulary;
   // The products take packed panels as a layer's do (scratch_bytes), except that a row of logits is a wider operand.
   return static_cast<size_t>(logits + pool_.threads() * sample_scratch_floats(vocabulary)) * 4 +
-         left_panel_bytes(logits);
+         left_panel_bytes(chunk, vocabulary);
 }
 
 void CpuBackend::head_loss(LossResults& results, View dhidden, View dw, View hidden, const Weight& head,
@@ -66,7 +69,8 @@ void CpuBackend::head_loss(LossResults& results, View dhidden, View dw, View hid
   require_shape(hidden, rows.count, head.cols, "head_loss: hidden must be [rows.count, head.cols]");
   if (dhidden.data) require_shape(dhidden, rows.count, head.cols, "head_loss: dhidden must have hidden's shape");
   if (dw.data) require_shape(dw, head.rows, head.cols, "head_loss: dw must have the head's shape");
-  const int64_t vocabulary = head.rows, chunk = rows_per_chunk(vocabulary);
+  const int64_t vocabulary = head.rows, chunk = rows_per_chunk(vocabulary, 2 * kernels_.bf16_group);
+  const std::vector<InnerGroup> groups = row_groups(rows.runs, rows.count);
   for (int64_t i = 0; i < rows.count; i++) {
     require(rows.target[i] >= 0 && rows.target[i] < vocabulary, "head_loss: target outside the vocabulary");
   }
@@ -75,8 +79,14 @@ void CpuBackend::head_loss(LossResults& results, View dhidden, View dw, View hid
   results.ce = results.policy = results.kl_term = results.entropy_term = 0;
   const float factor = rows.inverse_temperature;
 
-  for (int64_t first = 0; first < rows.count; first += chunk) {
-    const int64_t count = std::min(chunk, rows.count - first);
+  std::vector<InnerGroup> own;  // groups of one chunk, numbered from its first row
+  for (size_t g = 0; g < groups.size();) {
+    const int64_t first = groups[g].first;
+    int64_t count = 0;
+    own.clear();
+    for (; g < groups.size() && count + groups[g].count <= chunk; count += groups[g++].count) {
+      own.push_back({count, groups[g].count});
+    }
     const View logits{scratch, count, vocabulary, DType::f32};
     const View part = hidden.rows_from(first, count);
     linear(logits, false, part, head, {}, 1);
@@ -107,7 +117,10 @@ void CpuBackend::head_loss(LossResults& results, View dhidden, View dw, View hid
       results.entropy_term += loss.entropy_term;
     }
     if (dhidden.data) linear_backward_input(dhidden.rows_from(first, count), false, logits, head, 1);
-    if (dw.data) linear_backward_weight(dw, logits, part, head.dtype, 1);
+    const bool grouped = head.dtype == DType::bf16 && kernels_.bf16_group > 1;
+    if (dw.data) {
+      add_weight_gradient(dw, logits, part, head.dtype, 1, grouped ? std::span(own) : std::span<InnerGroup>());
+    }
   }
 }
 
@@ -116,7 +129,7 @@ void CpuBackend::head_sample(std::span<SampleResult> results, View hidden, const
   const auto rows = static_cast<int64_t>(results.size());
   require_shape(hidden, rows, head.cols, "head_sample: hidden must be [results, head.cols]");
   require(params.size() == results.size(), "head_sample: expected one set of parameters a row");
-  const int64_t vocabulary = head.rows, chunk = rows_per_chunk(vocabulary);
+  const int64_t vocabulary = head.rows, chunk = rows_per_chunk(vocabulary, 2 * kernels_.bf16_group);
   float* const scratch = logits_.get(*this, std::min(rows, chunk) * vocabulary);
   const int64_t per_thread = sample_scratch_floats(vocabulary);
   float* const masses = row_scratch_.get(*this, per_thread * pool_.threads());

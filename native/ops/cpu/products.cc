@@ -5,6 +5,7 @@
 // over ascending inner indices that continues from memory between blocks (kernels/gemm.cc), and chains end where blocks
 // do.
 #include <algorithm>
+#include <cstring>
 
 #include "cpu_backend.h"
 
@@ -12,19 +13,27 @@ namespace act::cpu {
 namespace {
 
 /// Units of the inner index per block: a panel of A stays in the first-level cache, a block of B panels in the second.
-constexpr int64_t kInnerBlock = 384;
+/// Tiles: panels of both do, which are larger (measured: 384 units are slower by 10 to 20 %).
+constexpr int64_t kInnerBlock = 384, kTilesInnerBlock = 144;
 /// Inner indices of a chain of an fp32 product (ops.h).
 constexpr int64_t kChain = 64;
 /// Packed operands of one round stay in the last-level cache.
 constexpr int64_t kLeftUnits = 2 << 20, kRightUnits = 2 << 20;
 constexpr int64_t kTilesPerTask = 16, kPanelsPerTask = 8;
+/// Units that one task packs of a matrix whose rows are contiguous: reads whole stretches of few rows, so that every
+/// cache line and page is met once.
+constexpr int64_t kPackUnits = 32, kPackRows = 768;
+/// Units of an InnerGroup, which is what Kernels::bf16_group is where it is not 1.
+constexpr int64_t kGroupUnits = 16;
+static_assert(kPackUnits % kGroupUnits == 0 && kChain % kGroupUnits == 0);
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t round_up(int64_t a, int64_t step) { return ceil_div(a, step) * step; }
 
-/// Equal blocks of at most kInnerBlock units.
-int64_t inner_block(int64_t units) {
-  const int64_t blocks = std::max<int64_t>(1, ceil_div(units, kInnerBlock));
-  return ceil_div(ceil_div(units, blocks), kChain) * kChain;
+/// Equal blocks, as nearly as the chains allow.
+int64_t inner_block(int64_t units, bool tiles) {
+  const int64_t blocks = std::max<int64_t>(1, ceil_div(units, tiles ? kTilesInnerBlock : kInnerBlock));
+  return round_up(ceil_div(units, blocks), tiles ? kGroupUnits : kChain);
 }
 
 /// The packed form of one operand for a range of inner indices: panels of rows (of A) or columns (of B), block after
@@ -45,10 +54,6 @@ struct Panels {
   }
 };
 
-/// Units that one task packs of a matrix whose rows are contiguous: reads whole stretches of few rows, so that every
-/// cache line and page is met once.
-constexpr int64_t kPackUnits = 32, kPackRows = 768;
-
 /// What has to be packed for one round of a product.
 struct Packing {
   const PackSource& source;
@@ -57,6 +62,7 @@ struct Packing {
   int64_t first_row, first_unit, units, block;  // of the round
   int64_t inner;                                // all inner indices of the product
   int64_t per_unit;
+  std::span<const InnerGroup> groups = {};  // where units do not simply follow the inner indices
 
   int64_t panels_per_task() const {
     if (source.inner_contiguous) return 1;
@@ -67,68 +73,92 @@ struct Packing {
     return ceil_div(panels.count, panels_per_task()) * ceil_div(units, block) * chunks_per_block();
   }
   void run(const Kernels& kernels, int64_t task) const {
-    const int64_t groups = ceil_div(panels.count, panels_per_task()), chunks = chunks_per_block();
-    const int64_t first = task % groups * panels_per_task(), last = std::min(panels.count, first + panels_per_task());
-    const int64_t chunk = task / groups % chunks, unit = task / groups / chunks * block;
+    const int64_t stacks = ceil_div(panels.count, panels_per_task()), chunks = chunks_per_block();
+    const int64_t first = task % stacks * panels_per_task(), last = std::min(panels.count, first + panels_per_task());
+    const int64_t chunk = task / stacks % chunks, unit = task / stacks / chunks * block;
     const int64_t block_units = std::min(block, units - unit);
     const int64_t from = source.inner_contiguous ? 0 : chunk * kPackUnits;
     const int64_t count = source.inner_contiguous ? block_units : std::min(kPackUnits, block_units - from);
     if (count <= 0) return;
-    const int64_t inner0 = (first_unit + unit + from) * per_unit;
+    const int64_t begin = first_unit + unit + from;
     for (int64_t i = first; i < last; i++) {
-      const int64_t height = panels.height(i), width = panels.width ? panels.width : height;
-      kernels.pack(source, first_row + panels.start(i), static_cast<int>(height), inner0,
-                   std::min(count * per_unit, inner - inner0), panels.format, static_cast<int>(width),
-                   to + panels.offset(unit, block_units, i) + from * width * panels.unit_size());
+      const int64_t width = panels.width ? panels.width : panels.height(i);
+      uint32_t* const out = to + panels.offset(unit, block_units, i) + from * width * panels.unit_size();
+      if (groups.empty()) {
+        const int64_t inner0 = begin * per_unit;
+        pack_units(kernels, i, inner0, std::min(count * per_unit, inner - inner0), count, out);
+        continue;
+      }
+      for (int64_t u = 0; u < count; u += kGroupUnits) {
+        const InnerGroup& group = groups[static_cast<size_t>((begin + u) / kGroupUnits)];
+        pack_units(kernels, i, group.first, group.count, kGroupUnits, out + u * width);
+      }
+    }
+  }
+  /// `units` units that hold the inner indices inner0 .. inner0 + there - 1, and zeros.
+  void pack_units(const Kernels& kernels, int64_t panel, int64_t inner0, int64_t there, int64_t units,
+                  uint32_t* out) const {
+    const int64_t height = panels.height(panel), width = panels.width ? panels.width : height;
+    kernels.pack(source, first_row + panels.start(panel), static_cast<int>(height), inner0, there, panels.format,
+                 static_cast<int>(width), out);
+    const int64_t packed = ceil_div(there, per_unit);
+    if (panels.format == PanelFormat::pairs && packed < units) {
+      std::memset(out + packed * width, 0, static_cast<size_t>((units - packed) * width) * 4);
     }
   }
 };
 
 }  // namespace
 
+int64_t CpuBackend::inner_units(int64_t inner, bool bf16) const {
+  return bf16 ? round_up(ceil_div(inner, 2), kernels_.bf16_group) : inner;
+}
+
 int64_t CpuBackend::packed_units(int64_t rows, int64_t cols, bool bf16) const {
-  return ceil_div(rows, kernels_.gemm_columns) * kernels_.gemm_columns * (bf16 ? ceil_div(cols, 2) : cols);
+  return round_up(rows, kernels_.gemm_columns[bf16]) * inner_units(cols, bf16);
 }
 
 void CpuBackend::pack_weight(CpuWeight& w) {
   const bool bf16 = w.dtype == DType::bf16;
-  const int64_t per_unit = bf16 ? 2 : 1, units = ceil_div(w.cols, per_unit), width = kernels_.gemm_columns;
+  const int64_t per_unit = bf16 ? 2 : 1, units = inner_units(w.cols, bf16), width = kernels_.gemm_columns[bf16];
+  const int64_t block = inner_block(units, bf16 && kernels_.bf16_left == PanelFormat::tiles);
   const PackSource source{w.row_major.view().data, w.cols, w.row_major.view().dtype == DType::bf16, true, 1};
   const Panels panels{bf16 ? PanelFormat::pairs : PanelFormat::f32, w.rows, ceil_div(w.rows, width), width};
-  const Packing packing{source, panels,  w.packed.view().as<uint32_t>(), 0, 0, units, inner_block(units),
-                        w.cols, per_unit};
+  const Packing packing{source, panels,  w.packed.view().as<uint32_t>(), 0, 0, units, block, w.cols, per_unit};
   pool_.run(packing.tasks(), [&](int64_t task, int) { packing.run(kernels_, task); });
 }
 
 void CpuBackend::multiply(const Product& x) {
   require(x.k > 0, "matrix product: the inner dimension must not be empty");
   if (x.m == 0 || x.n == 0) return;
-  const int64_t units = ceil_div(x.k, x.bf16 ? 2 : 1), block = inner_block(units);
+  const int64_t units =
+      x.groups.empty() ? inner_units(x.k, x.bf16) : static_cast<int64_t>(x.groups.size()) * kGroupUnits;
+  const int64_t block = inner_block(units, x.bf16 && kernels_.bf16_left == PanelFormat::tiles);
   // Rounds: at most kRightUnits of B where it has to be packed, at most kLeftUnits of A.
   int64_t span = std::min(units, std::max(block, kLeftUnits / 128 / block * block));
   if (!x.b.packed) {
-    const int64_t padded = ceil_div(x.n, kernels_.gemm_columns) * kernels_.gemm_columns;
+    const int64_t padded = round_up(x.n, kernels_.gemm_columns[x.bf16]);
     span = std::min(span, std::max<int64_t>(1, kRightUnits / (padded * block)) * block);
   }
   const int64_t rows = std::max<int64_t>(1, kLeftUnits / (span * 128)) * 128;
   for (int64_t u = 0; u < units; u += span) {
     for (int64_t r = 0; r < x.m; r += rows) {
-      multiply_block(x, r, std::min(rows, x.m - r), u, std::min(span, units - u));
+      multiply_block(x, r, std::min(rows, x.m - r), u, std::min(span, units - u), block);
     }
   }
 }
 
-void CpuBackend::multiply_block(const Product& x, int64_t row0, int64_t rows, int64_t unit0, int64_t units) {
-  const int64_t per_unit = x.bf16 ? 2 : 1, block = inner_block(ceil_div(x.k, per_unit));
-  const int64_t width = kernels_.gemm_columns;
+void CpuBackend::multiply_block(const Product& x, int64_t row0, int64_t rows, int64_t unit0, int64_t units,
+                                int64_t block) {
+  const int64_t per_unit = x.bf16 ? 2 : 1, height = kernels_.gemm_rows[x.bf16], width = kernels_.gemm_columns[x.bf16];
   const PanelFormat right_format = x.bf16 ? PanelFormat::pairs : PanelFormat::f32;
-  const PanelFormat left_format = x.bf16 && !kernels_.bf16_dot ? PanelFormat::rounded : right_format;
-  const Panels tiles{left_format, rows, ceil_div(rows, kernels_.gemm_rows), 0};
+  const PanelFormat left_format = x.bf16 ? kernels_.bf16_left : right_format;
+  const Panels tiles{left_format, rows, ceil_div(rows, height), left_format == PanelFormat::tiles ? height : 0};
   const Panels panels{right_format, x.n, ceil_div(x.n, width), width};
 
   const auto words = [](float* p) { return reinterpret_cast<uint32_t*>(p); };
-  uint32_t* const left = words(left_panels_.get(*this, rows * units * tiles.unit_size()));
-  const Packing pack_left{x.a, tiles, left, row0, unit0, units, block, x.k, per_unit};
+  uint32_t* const left = words(left_panels_.get(*this, tiles.padded_rows() * units * tiles.unit_size()));
+  const Packing pack_left{x.a, tiles, left, row0, unit0, units, block, x.k, per_unit, x.groups};
   const uint32_t* right = x.b.packed;  // where this round's first block begins
   if (right) {
     right += panels.padded_rows() * unit0;
@@ -140,7 +170,7 @@ void CpuBackend::multiply_block(const Product& x, int64_t row0, int64_t rows, in
   } else {
     uint32_t* const to = words(right_panels_.get(*this, panels.padded_rows() * units));
     right = to;
-    const Packing pack_right{x.b.source, panels, to, 0, unit0, units, block, x.k, per_unit};
+    const Packing pack_right{x.b.source, panels, to, 0, unit0, units, block, x.k, per_unit, x.groups};
     const int64_t right_tasks = row0 == 0 ? pack_right.tasks() : 0;  // later rounds of rows find it packed
     pool_.run(right_tasks + pack_left.tasks(), [&](int64_t i, int) {
       i < right_tasks ? pack_right.run(kernels_, i) : pack_left.run(kernels_, i - right_tasks);
@@ -164,6 +194,7 @@ void CpuBackend::multiply_block(const Product& x, int64_t row0, int64_t rows, in
         for (int64_t tile = tile0; tile < tile1; tile++) {
           const int64_t pass = tile - tile0, r = tiles.start(tile);
           GemmTile t;
+          t.rows = static_cast<int>(tiles.height(tile));
           t.units = count;
           t.chain = x.one_chain || x.bf16 ? 0 : kChain;
           t.a = left + tiles.offset(u, count, tile);
@@ -179,22 +210,41 @@ void CpuBackend::multiply_block(const Product& x, int64_t row0, int64_t rows, in
           const bool fetch = p + 1 < panels.count && pass < (spread ? panel_lines : 1);
           t.prefetch = fetch ? static_cast<const char*>(t.b) + (width * 4 + (spread ? pass * 64 : 0)) * count : nullptr;
           t.prefetch_lines = static_cast<int>(spread ? 1 : panel_lines);
-          kernels_.gemm[x.bf16][tiles.height(tile)](t);
+          kernels_.gemm[x.bf16][t.rows](t);
         }
       }
     }
   });
 }
 
-size_t CpuBackend::left_panel_bytes(int64_t elements) const {
+size_t CpuBackend::left_panel_bytes(int64_t rows, int64_t cols) const {
+  if (kernels_.bf16_left == PanelFormat::tiles) {
+    // Rows padded to a tile; inner indices to a group, or, where they are rows of trees of at least two, eightfold.
+    const int64_t most = std::max(rows * cols, 8 * round_up(rows, kMaxGemmRows) * round_up(cols, kMaxGemmRows));
+    return static_cast<size_t>(std::min(kLeftUnits, most)) * 4;
+  }
   // One round; where bf16 is widened a unit takes two words, but there are half as many units.
-  return static_cast<size_t>(2 * std::min(kLeftUnits, elements)) * 4;
+  return static_cast<size_t>(2 * std::min(kLeftUnits, rows * cols)) * 4;
 }
 
 size_t CpuBackend::product_scratch_bytes(int64_t rows, int64_t widest) const {
-  const int64_t padded = ceil_div(widest, kernels_.gemm_columns) * kernels_.gemm_columns;
-  const int64_t right = std::max(std::min(kRightUnits, padded * std::max(rows, widest)), padded * kInnerBlock);
-  return left_panel_bytes(std::max(rows, widest) * widest) + static_cast<size_t>(right) * 4;
+  const int64_t padded =
+      std::max(round_up(widest, kernels_.gemm_columns[0]), round_up(widest, kernels_.gemm_columns[1]));
+  const int64_t inner = kernels_.bf16_group == 1 ? std::max(rows, widest) : std::max(8 * rows, widest) + kGroupUnits;
+  const int64_t right = std::max(std::min(kRightUnits, padded * inner), padded * kInnerBlock);
+  return left_panel_bytes(std::max(rows, widest), widest) + static_cast<size_t>(right) * 4;
+}
+
+std::vector<InnerGroup> CpuBackend::row_groups(std::span<const int32_t> runs, int64_t rows) const {
+  require(runs.empty() || runs.back() == rows, "gradients of weights: the runs must cover all rows");
+  const int64_t most = 2 * kernels_.bf16_group;
+  std::vector<InnerGroup> groups;
+  int64_t first = 0;
+  for (size_t run = 0; run < std::max<size_t>(1, runs.size()); run++) {
+    const int64_t end = runs.empty() ? rows : runs[run];
+    for (; first < end; first += groups.back().count) groups.push_back({first, std::min(most, end - first)});
+  }
+  return groups;
 }
 
 void CpuBackend::linear(View y, bool accumulate, View x, const Weight& weight, View bias, float scale) {
@@ -230,6 +280,12 @@ void CpuBackend::linear_backward_input(View dx, bool accumulate, View dy, const 
 }
 
 void CpuBackend::linear_backward_weight(View dw, View dy, View x, DType dtype, float scale) {
+  const bool grouped = dtype == DType::bf16 && kernels_.bf16_group > 1;
+  add_weight_gradient(dw, dy, x, dtype, scale, grouped ? row_groups(row_runs, dy.rows) : std::vector<InnerGroup>());
+}
+
+void CpuBackend::add_weight_gradient(View dw, View dy, View x, DType dtype, float scale,
+                                     std::span<const InnerGroup> groups) {
   require_shape(dw, dy.cols, x.cols, "linear_backward_weight: dw must be [dy.cols, x.cols]");
   require_shape(x, dy.rows, x.cols, "linear_backward_weight: x must have dy's rows");
   if (dy.rows == 0) return;
@@ -241,6 +297,7 @@ void CpuBackend::linear_backward_weight(View dw, View dy, View x, DType dtype, f
   p.bf16 = dtype == DType::bf16;
   p.a = {dy.data, dy.cols, false, false, scale};
   p.b.source = {x.data, x.cols, false, false, 1};
+  p.groups = groups;
   multiply(p);
 }
 

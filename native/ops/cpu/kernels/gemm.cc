@@ -136,6 +136,104 @@ void tile(const GemmTile& t) {
   }
 }
 
+#if defined(__AMX_BF16__)
+constexpr int kAmxRows = 32, kAmxColumns = 32;
+static_assert(kAmxRows <= kMaxGemmRows);
+
+/// Every tile register: 16 rows of 64 bytes. Set once a thread; nothing else here uses them.
+void configure_tiles() {
+  static thread_local bool configured = false;
+  if (configured) return;
+  struct alignas(64) {
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+  } config;
+  _tile_loadconfig(&config);
+  configured = true;
+}
+
+/// 16 x Blocks rows by 32 columns of C. One instruction adds 16 units: sums of 16 products over even and over odd inner
+/// indices, each a chain from zero, are added to each other and then to C. Rows and columns that C lacks are worked on
+/// in a copy; a row's bits do not depend on how many there are.
+template <int Blocks>
+void amx_tile(const GemmTile& t) {
+  configure_tiles();
+  alignas(64) float edge[kAmxRows * kAmxColumns];
+  const float* init = t.init;
+  int64_t init_stride = t.init_stride, c_stride = t.c_stride;
+  float* c = t.c;
+  const bool partial = t.columns < kAmxColumns || t.rows < 16 * Blocks;
+  if (partial) {
+    if (init) {
+      for (int i = 0; i < 16 * Blocks; i++) {
+        const float* row = init + (i < t.rows ? i : 0) * init_stride;
+        for (int j = 0; j < kAmxColumns; j += 16) {
+          const int left = t.columns - j;
+          store(edge + i * kAmxColumns + j, left <= 0 ? zero() : load_up_to(row + j, left));
+        }
+      }
+      init = edge;
+    }
+    c = edge;
+    init_stride = c_stride = kAmxColumns;
+  }
+  if (t.next_c) {
+    for (int i = 0; i < 16 * Blocks; i++) {
+      const char* row = reinterpret_cast<const char*>(t.next_c + i * t.c_stride);
+      __builtin_prefetch(row, 1);
+      __builtin_prefetch(row + 64, 1);
+    }
+  }
+  if (init) {
+    _tile_loadd(0, init, init_stride * 4);
+    _tile_loadd(1, init + 16, init_stride * 4);
+    if constexpr (Blocks == 2) {
+      _tile_loadd(2, init + 16 * init_stride, init_stride * 4);
+      _tile_loadd(3, init + 16 * init_stride + 16, init_stride * 4);
+    }
+  } else {
+    _tile_zero(0);
+    _tile_zero(1);
+    if constexpr (Blocks == 2) {
+      _tile_zero(2);
+      _tile_zero(3);
+    }
+  }
+  const char *a = static_cast<const char*>(t.a), *b = static_cast<const char*>(t.b), *prefetch = t.prefetch;
+  for (int64_t u = 0; u < t.units; u += 16, a += kAmxRows * 64, b += kAmxColumns * 64) {
+    if (prefetch) {
+      const int bytes = 16 * 64 * t.prefetch_lines;
+      for (int i = 0; i < bytes; i += 64) __builtin_prefetch(prefetch + i, 0, 2);
+      prefetch += bytes;
+    }
+    _tile_loadd(4, a, 64);
+    _tile_loadd(6, b, kAmxColumns * 4);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(7, b + 64, kAmxColumns * 4);
+    _tile_dpbf16ps(1, 4, 7);
+    if constexpr (Blocks == 2) {
+      _tile_loadd(5, a + 16 * 64, 64);
+      _tile_dpbf16ps(2, 5, 6);
+      _tile_dpbf16ps(3, 5, 7);
+    }
+  }
+  _tile_stored(0, c, c_stride * 4);
+  _tile_stored(1, c + 16, c_stride * 4);
+  if constexpr (Blocks == 2) {
+    _tile_stored(2, c + 16 * c_stride, c_stride * 4);
+    _tile_stored(3, c + 16 * c_stride + 16, c_stride * 4);
+  }
+  if (partial) {
+    for (int i = 0; i < t.rows; i++) {
+      for (int j = 0; j < t.columns; j += 16) {
+        store_up_to(t.c + i * t.c_stride + j, load(edge + i * kAmxColumns + j), t.columns - j);
+      }
+    }
+  }
+}
+#endif
+
 template <bool BF16, int R>
 void fill_row(Kernels& k) {
   k.gemm[BF16][R] = tile<BF16, R>;
@@ -145,15 +243,27 @@ void fill_row(Kernels& k) {
 }  // namespace
 
 void fill_gemm(Kernels& k) {
-  k.gemm_rows = kRows;
-  k.gemm_columns = kColumns;
-#if defined(__AVX512BF16__)
-  k.bf16_dot = true;
-#else
-  k.bf16_dot = false;
-#endif
+  k.gemm_rows[0] = kRows;
+  k.gemm_columns[0] = kColumns;
   fill_row<false, 1>(k);
+#if defined(__AMX_BF16__)
+  k.gemm_rows[1] = kAmxRows;
+  k.gemm_columns[1] = kAmxColumns;
+  k.bf16_group = 16;
+  k.bf16_left = PanelFormat::tiles;
+  for (int rows = 1; rows <= 16; rows++) k.gemm[1][rows] = amx_tile<1>;
+  for (int rows = 17; rows <= kAmxRows; rows++) k.gemm[1][rows] = amx_tile<2>;
+#else
+  k.gemm_rows[1] = kRows;
+  k.gemm_columns[1] = kColumns;
+  k.bf16_group = 1;
+#if defined(__AVX512BF16__)
+  k.bf16_left = PanelFormat::pairs;
+#else
+  k.bf16_left = PanelFormat::rounded;
+#endif
   fill_row<true, 1>(k);
+#endif
 }
 
 }  // namespace act::cpu::ACT_ISA

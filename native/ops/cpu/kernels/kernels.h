@@ -11,10 +11,11 @@ namespace act::cpu {
 /// One tile of a matrix product: c[rows x columns] = init + A B over `units` inner steps.
 /// A unit is one inner index of an fp32 product, or an ascending pair of them of a bf16 product.
 struct GemmTile {
+  int rows;
   int64_t units;
   int64_t chain;        // units that make a chain of their own, started from zero; 0: one chain from init
-  const void* a;        // packed panel of exactly `rows` rows
-  const void* b;        // packed panel of `gemm_columns` columns
+  const void* a;        // packed panel of exactly `rows` rows (`tiles`: of gemm_rows)
+  const void* b;        // packed panel of gemm_columns columns
   const float* init;    // null: zeros
   int64_t init_stride;  // floats from row to row of init; 0 for a bias
   float* c;
@@ -27,8 +28,9 @@ struct GemmTile {
 using GemmKernel = void (*)(const GemmTile&);
 
 /// How a packed panel of `width` rows stores its units: width floats; width floats rounded to bf16 (two steps a unit,
-/// for processors that widen bf16); width pairs of bf16 in 32 bits, the lower index in the low half.
-enum class PanelFormat : uint8_t { f32, rounded, pairs };
+/// for processors that widen bf16); width pairs of bf16 in 32 bits, the lower index in the low half. `tiles` holds such
+/// pairs row by row: 16 units of one row, then of the next, and so on for `width` rows; then the next 16 units.
+enum class PanelFormat : uint8_t { f32, rounded, pairs, tiles };
 
 /// A matrix to be packed: element (row, inner).
 struct PackSource {
@@ -45,7 +47,8 @@ struct RowRun {
   int64_t count;
 };
 
-constexpr int kMaxTileRows = 8;
+constexpr int kMaxTileRows = 8;   // of attention's scores
+constexpr int kMaxGemmRows = 32;  // of a product
 
 struct AdamWScalars {
   float learning_rate, beta1, beta2, epsilon, weight_decay, grad_scale;
@@ -59,12 +62,13 @@ struct SoftmaxStats {
 
 struct Kernels {
   const char* name;
-  int gemm_rows, gemm_columns;           // the largest tile
-  bool bf16_dot;                         // bf16 products take A as pairs, else rounded
-  GemmKernel gemm[2][kMaxTileRows + 1];  // [bf16][rows]
+  int gemm_rows[2], gemm_columns[2];     // [bf16] the largest tile
+  int bf16_group;                        // units that a bf16 product adds up before they enter the chain: 1 or 16
+  PanelFormat bf16_left;                 // how bf16 products take A
+  GemmKernel gemm[2][kMaxGemmRows + 1];  // [bf16][rows]
 
   /// Packs rows row0 .. row0 + rows (zeros up to `width`) and `inner` inner indices from `inner0` on (zeros up to a
-  /// whole unit).
+  /// whole unit, of `tiles` up to 16 units and in rows up to 16 or 32).
   void (*pack)(const PackSource& source, int64_t row0, int rows, int64_t inner0, int64_t inner, PanelFormat format,
                int width, void* out);
 
@@ -124,6 +128,9 @@ namespace avx512 {
 const Kernels& kernels();
 }
 namespace avx512bf16 {
+const Kernels& kernels();
+}
+namespace amx {
 const Kernels& kernels();
 }
 

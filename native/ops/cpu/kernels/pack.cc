@@ -208,6 +208,46 @@ void pack_rows_contiguous(const PackSource& s, int64_t row0, int rows, int64_t i
   }
 }
 
+#if defined(__AMX_BF16__)
+/// Both orders of the source. Up to 16 rows leave the second 16 of a group as they are: nothing reads them.
+template <class E>
+void pack_tiles(const PackSource& s, int64_t row0, int rows, int64_t inner0, int64_t inner, int width, uint32_t* out) {
+  const vf scale = broadcast(s.scale);
+  const int blocks = rows <= 16 ? 1 : 2;
+  for (int64_t i = 0; i < inner; i += 32, out += width * 16) {
+    const int64_t left = inner - i;
+    for (int first = 0; first < 16 * blocks; first += 16) {
+      vu block[16];
+      const int there = rows - first;
+      if (s.inner_contiguous) {
+        const E* from = static_cast<const E*>(s.data) + (row0 + first) * s.stride + inner0 + i;
+        if (left >= 32) {
+#pragma GCC unroll 16
+          for (int r = 0; r < 16; r++) {
+            block[r] = r < there ? load_units<PanelFormat::pairs>(from + r * s.stride, scale) : vu{};
+          }
+        } else {
+          for (int r = 0; r < 16; r++) {
+            E padded[32] = {};
+            for (int64_t j = 0; r < there && j < left; j++) padded[j] = from[r * s.stride + j];
+            block[r] = load_units<PanelFormat::pairs>(padded, scale);
+          }
+        }
+      } else {
+        const E* from = static_cast<const E*>(s.data) + (inner0 + i) * s.stride + row0 + first;
+        for (int k = 0; k < 16; k++, from += 2 * s.stride) {
+          const E* next = 2 * k + 1 < left ? from + s.stride : nullptr;
+          block[k] = 2 * k < left ? load_step<PanelFormat::pairs>(from, next, there, scale) : vu{};
+        }
+        transpose(block);
+      }
+#pragma GCC unroll 16
+      for (int r = 0; r < 16; r++) store_bits(out + (first + r) * 16, block[r]);
+    }
+  }
+}
+#endif
+
 template <class E, PanelFormat F>
 void pack_format(const PackSource& s, int64_t row0, int rows, int64_t inner0, int64_t inner, int width, uint32_t* out) {
   if (s.inner_contiguous) {
@@ -224,6 +264,12 @@ void pack_element(const PackSource& s, int64_t row0, int rows, int64_t inner0, i
     case PanelFormat::f32: return pack_format<E, PanelFormat::f32>(s, row0, rows, inner0, inner, width, out);
     case PanelFormat::rounded: return pack_format<E, PanelFormat::rounded>(s, row0, rows, inner0, inner, width, out);
     case PanelFormat::pairs: return pack_format<E, PanelFormat::pairs>(s, row0, rows, inner0, inner, width, out);
+    case PanelFormat::tiles:
+#if defined(__AMX_BF16__)
+      return pack_tiles<E>(s, row0, rows, inner0, inner, width, out);
+#else
+      return;  // no table here asks for it
+#endif
   }
 }
 
