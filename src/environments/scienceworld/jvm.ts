@@ -4,9 +4,9 @@
  * The JVM ends by itself when its standard input closes, so it never outlives this process, not even after `kill -9`.
  */
 import { type ChildProcess, spawn } from "node:child_process";
-import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join, resolve as resolvePath } from "node:path";
+import { dirname, join, resolve as resolvePath } from "node:path";
 import { EnvironmentError } from "../environment.js";
 import { type RequestOptions, withDeadline } from "./connection.js";
 
@@ -49,8 +49,7 @@ export class Jvm {
    */
   static async start(options: JvmOptions, wait: RequestOptions): Promise<Jvm> {
     wait.signal?.throwIfAborted();
-    // The simulator writes a file of its own into its working folder.
-    const folder = await mkdtemp(join(tmpdir(), "act-trainer-scienceworld-"));
+    const folder = await workingFolder(options.jar);
     const child = spawn(
       options.java,
       [
@@ -161,6 +160,23 @@ export class Jvm {
 }
 
 /**
+ * A folder for one JVM, with the simulator's table of object types in it.
+ *
+ * The simulator reads the table from its working folder, gives new types the next numbers and writes it back; the order
+ * of its lists depends on it. Beside the jar, as the Python package has it, the table is complete. A copy for each JVM
+ * keeps episodes from changing one another.
+ */
+async function workingFolder(jar: string): Promise<string> {
+  const folder = await mkdtemp(join(tmpdir(), "act-trainer-scienceworld-"));
+  const table = await readFile(join(dirname(jar), TYPE_TABLE)).catch(() => null);
+  if (table !== null) await writeFile(join(folder, TYPE_TABLE), table);
+  return folder;
+}
+
+/** Name of the simulator's table of object types. */
+export const TYPE_TABLE = "object_type_ids.tsv";
+
+/**
  * Waits until the threads of a fresh JVM that load classes or compile sleep, but not for ever.
  *
  * The port is printed before the main thread is done loading classes. A connection made meanwhile would seed its
@@ -195,8 +211,8 @@ function sleeps(stat: string): boolean {
 
 const SETTLED_POLL_MS = 5;
 const SETTLED_POLLS = 4;
-/** Longest wait; on a machine busy enough to need it, exact repetition is not to be had. */
-const SETTLE_MS = 3000;
+/** Longest wait; on a machine busy enough to need it, exact repetition is not certain. */
+const SETTLE_MS = 15_000;
 
 /** A forgotten `close()` must not keep the host process alive; the JVM then ends with its standard input. */
 function unref(child: ChildProcess): void {

@@ -6,11 +6,13 @@
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { availableParallelism, freemem } from "node:os";
+import { dirname, join } from "node:path";
 import { z } from "zod";
 import { describeIssues } from "../../data/trajectory.js";
 import { EnvironmentError, type EnvironmentProvider, type Panel } from "../environment.js";
 import { ScienceWorldEnvironment } from "./environment.js";
 import { ETO_SIMPLIFICATIONS, ETO_STEP_LIMITS, etoVariations } from "./eto_split.js";
+import { TYPE_TABLE } from "./jvm.js";
 import { type PoolStatistics, SimulatorPool } from "./pool.js";
 import { Simulator } from "./simulator.js";
 import { formatTaskId, type Split, simplificationFault, splitRange, TASKS } from "./tasks.js";
@@ -80,10 +82,16 @@ export class ScienceWorldProvider implements EnvironmentProvider {
   readonly #options: z.output<typeof scienceWorldOptionsSchema>;
   readonly #pool: SimulatorPool<Simulator>;
 
-  private constructor(options: z.output<typeof scienceWorldOptionsSchema>, jar: string, jarHash: string) {
+  private constructor(
+    options: z.output<typeof scienceWorldOptionsSchema>,
+    jar: string,
+    jarHash: string,
+    tableHash: string | null,
+  ) {
     this.#options = options;
     this.jarHash = jarHash;
-    this.version = `${RELEASES[jarHash] ?? `jar-${jarHash.slice(0, 12)}`}+${REVISION}`;
+    const table = tableHash === null ? "untyped" : tableHash.slice(0, 6);
+    this.version = `${RELEASES[jarHash] ?? `jar-${jarHash.slice(0, 12)}`}+${REVISION}.${table}`;
     this.stepLimit = limitOf(options.stepLimit, null);
     const { deadlines, java, heapMb } = options;
     this.#pool = new SimulatorPool({
@@ -125,7 +133,10 @@ export class ScienceWorldProvider implements EnvironmentProvider {
         cause,
       );
     }
-    return new ScienceWorldProvider(result.data, jar, createHash("sha256").update(bytes).digest("hex"));
+    const sha256 = (content: Buffer): string => createHash("sha256").update(content).digest("hex");
+    // Without the table episodes can be played, but the order of some lists is another: the version tells.
+    const table = await readFile(join(dirname(jar), TYPE_TABLE)).catch(() => null);
+    return new ScienceWorldProvider(result.data, jar, sha256(bytes), table === null ? null : sha256(table));
   }
 
   /** How many simulators were started, recycled and lost. */

@@ -3,11 +3,10 @@
  *
  * The order of some lists depends on every earlier call in the same JVM, so the calls are exactly the recorder's:
  * load, description, look, inventory, list of valid actions, then for each step the step, score, completion and moves.
- * It also depends on what the JVM did before our first call, which is the same in all but a few JVMs in a thousand (see
- * docs/environments/scienceworld.md): an episode that differs is therefore played once more before it counts.
  */
 import { z } from "zod";
 import { readJsonl } from "../../data/jsonl.js";
+import { EnvironmentError } from "../environment.js";
 import type { ReplayMismatch, ReplayReport } from "../replay.js";
 import { Simulator } from "./simulator.js";
 
@@ -52,22 +51,21 @@ export interface ScienceWorldReplayOptions {
   readonly processes?: number;
   /** Which of the recorded episodes to play; all by default. */
   readonly filter?: (episode: GoldEpisode, index: number) => boolean;
-  /** Plays of an episode, each in a fresh JVM, before a difference counts. */
-  readonly attempts?: number;
-  /** Called when an episode differed and is about to be played again. */
-  readonly onRepeat?: (episode: GoldEpisode, mismatches: readonly ReplayMismatch[]) => void;
   /** Called after every episode with the number of episodes so far. */
   readonly onProgress?: (episodes: number) => void;
   readonly signal?: AbortSignal;
 }
 
-const DEADLINES = { startMs: 120_000, loadMs: 120_000, goldMs: 120_000, callMs: 120_000 };
+/** Long ones: a replay asks what the simulator answers, not how fast. */
+const DEADLINES = { startMs: 600_000, loadMs: 600_000, goldMs: 600_000, callMs: 600_000 };
+/** Times an episode is begun again in another JVM after its JVM died or did not answer; never after a difference. */
+const RETRIES = 2;
 
 /**
  * Plays the episodes again.
  *
- * @throws ActError when the recording cannot be read; EnvironmentError when the simulator fails, which is not a
- *   difference but the lack of an answer.
+ * @throws ActError when the recording cannot be read; EnvironmentError when the simulator fails again and again, which is
+ *   not a difference but the lack of an answer.
  */
 export async function replayScienceWorld(options: ScienceWorldReplayOptions): Promise<ReplayReport> {
   const episodes: GoldEpisode[] = [];
@@ -82,12 +80,7 @@ export async function replayScienceWorld(options: ScienceWorldReplayOptions): Pr
   let played = 0;
   const worker = async (): Promise<void> => {
     for (const [i, episode] of queue) {
-      let mismatches = await replayEpisode(episode, options, signal);
-      for (let attempt = 1; attempt < (options.attempts ?? 2) && mismatches.length > 0; attempt++) {
-        options.onRepeat?.(episode, mismatches);
-        mismatches = await replayEpisode(episode, options, signal);
-      }
-      found[i] = mismatches;
+      found[i] = await answered(() => replayEpisode(episode, options, signal), signal);
       options.onProgress?.(++played);
     }
   };
@@ -104,6 +97,18 @@ export async function replayScienceWorld(options: ScienceWorldReplayOptions): Pr
   const steps = episodes.reduce((sum, episode) => sum + episode.steps.length, 0);
   const wrong = new Set(mismatches.filter((m) => m.step >= 0).map((m) => `${m.episode}#${m.step}`));
   return { episodes: episodes.length, steps, exact: steps - wrong.size, mismatches };
+}
+
+/** What a play found, from the first JVM that lasted to its end. */
+async function answered<T>(play: () => Promise<T>, signal: AbortSignal): Promise<T> {
+  for (let failures = 1; ; failures++) {
+    try {
+      return await play();
+    } catch (error) {
+      const again = error instanceof EnvironmentError && error.retryable && failures <= RETRIES;
+      if (!again || signal.aborted) throw error;
+    }
+  }
 }
 
 async function replayEpisode(
