@@ -5,8 +5,8 @@ import { join } from "node:path";
 import { z } from "zod";
 import { makeFolder } from "../data/files.js";
 import { writeRecords } from "../data/records-file.js";
-import { emptyImportReport, readTaskIds, readTrajectories, trajectoryFormats } from "../data/trajectories/import.js";
-import { replayTrajectories, type TrajectoryReplayReport } from "../data/trajectories/replay.js";
+import { trajectoryFormats } from "../data/trajectories/formats.js";
+import type { TrajectoryReplayReport } from "../data/trajectories/replay.js";
 import type { Trajectory } from "../data/trajectory.js";
 import type { EnvironmentProvider } from "../environments/environment.js";
 import { EXPERT_FILE, expertRecordsOf, historyLength, noData } from "./collect.js";
@@ -60,6 +60,9 @@ export async function importExperts(
   context: StageContext,
   provider: EnvironmentProvider | null = null,
 ): Promise<ImportResult> {
+  // Loaded when used: with the simulators' clients behind them they would slow every import of the package.
+  const { emptyImportReport, readTaskIds, readTrajectories } = await import("../data/trajectories/import.js");
+  const { replayTrajectories } = await import("../data/trajectories/replay.js");
   await makeFolder(context.folder);
   const signal = context.signal === undefined ? {} : { signal: context.signal };
   const report = emptyImportReport();
