@@ -47,6 +47,14 @@ Napi::Value instruction_sets(const Napi::CallbackInfo& info) {
   return list;
 }
 
+Napi::Value describe_device(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    EngineOptions options;
+    options.device = text(info[0], "device");
+    return Napi::String::New(info.Env(), make_backend(options)->describe());
+  });
+}
+
 Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   auto* data = new InstanceData;
   env.SetInstanceData(data);
@@ -54,6 +62,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("createEngine", Napi::Function::New(env, create_engine, "createEngine"));
   exports.Set("planMemory", Napi::Function::New(env, plan_memory_of, "planMemory"));
   exports.Set("instructionSets", Napi::Function::New(env, instruction_sets, "instructionSets"));
+  exports.Set("describeDevice", Napi::Function::New(env, describe_device, "describeDevice"));
   exports.Set("version", Napi::String::New(env, kContractVersion));
   return exports;
 }

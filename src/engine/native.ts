@@ -209,5 +209,7 @@ export interface NativeAddon {
   planMemory(options: NativeEngineOptions): NativeMemoryPlan;
   /** Instruction sets this processor has, best last. */
   instructionSets(): string[];
+  /** What an engine on `device` would compute with; throws with code DEVICE_UNAVAILABLE and a sentence what is missing. */
+  describeDevice(device: string): string;
   version: string;
 }

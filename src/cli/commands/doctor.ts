@@ -20,11 +20,11 @@ export const registerDoctor: RegisterCommand = (program, _context, exit) => {
   program
     .command("doctor")
     .description(
-      "Checks Node.js, the native addon, the tokenizers and Java; exit status 1 if something required fails.",
+      "Checks Node.js, the native addon, the GPU, the tokenizers and Java; exit status 1 if something required fails.",
     )
     .option("--json", "print JSON")
     .action(async (options: { json?: true }) => {
-      const checks = [node(), addon(), await tokenizers(), await java()];
+      const checks = [node(), addon(), gpu(), await tokenizers(), await java()];
       const machine = { version: await packageVersion(), commit: await packageCommit(), machine: machineDescription() };
       if (options.json) process.stdout.write(`${JSON.stringify({ ...machine, checks })}\n`);
       else {
@@ -49,6 +49,14 @@ function addon(): Check {
     return { name: "engine", ok: true, required: true, text: `instruction sets ${sets.join(", ")}` };
   } catch (cause) {
     return { name: "engine", ok: false, required: true, text: messageOf(cause) };
+  }
+}
+
+function gpu(): Check {
+  try {
+    return { name: "GPU", ok: true, required: false, text: loadAddon().describeDevice("cuda") };
+  } catch (cause) {
+    return { name: "GPU", ok: false, required: false, text: messageOf(cause) };
   }
 }
 
