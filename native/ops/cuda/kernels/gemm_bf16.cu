@@ -72,10 +72,14 @@ struct Tiling {
   static constexpr int kThreads = kM / kWarpM * (kN / kWarpN) * 32;
   static constexpr int kStageElements = TileShape<kM, kATransposed>::kElements + TileShape<kN, kBByK>::kElements;
   static constexpr size_t kSharedBytes = kStages * kStageElements * sizeof(bf16);
+  /// Thread blocks a multiprocessor holds at least. Two of 256 threads would leave 128 registers a thread, with which ptxas
+  /// spills some forms on some architectures.
+  static constexpr int kBlocks = kThreads < 256 ? 4 : 1;
 };
 
 template <int kM, int kN, int kWarpM, int kWarpN, bool kATransposed, bool kBByK, bool kAligned>
-__global__ void __launch_bounds__(Tiling<kM, kN, kWarpM, kWarpN, kATransposed, kBByK, kAligned>::kThreads)
+__global__ void __launch_bounds__(Tiling<kM, kN, kWarpM, kWarpN, kATransposed, kBByK, kAligned>::kThreads,
+                                  Tiling<kM, kN, kWarpM, kWarpN, kATransposed, kBByK, kAligned>::kBlocks)
     gemm_bf16_kernel(void* c, bool c_bf16, const bf16* a, const bf16* b, const float* bias, bool accumulate, int64_t m,
                      int64_t n, int64_t k) {
   using Shape = Tiling<kM, kN, kWarpM, kWarpN, kATransposed, kBByK, kAligned>;
