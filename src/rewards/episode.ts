@@ -3,8 +3,11 @@
  */
 
 export interface EpisodeRewardOptions {
-  /** `success`: 1 when the goal holds at the end, else 0. `score`: the environment's final score (1 is best). */
-  readonly source: "success" | "score";
+  /**
+   * `success`: 1 when the goal holds at the end, else 0. `score`: the environment's final score (1 is best). `return`: the
+   * sum of the environment's rewards of all steps.
+   */
+  readonly source: "success" | "score" | "return";
   /** Multiplies the source. Default 1 (verl-agent's recipes use 10). */
   readonly scale: number;
   /** Subtracted once per action that was malformed or not accepted (verl-agent: 0.1). */
@@ -18,12 +21,14 @@ export interface EpisodeFacts {
   readonly success: boolean;
   /** Final score, 1 is best. */
   readonly score: number;
+  /** Sum of the environment's rewards of all steps. */
+  readonly totalReward: number;
   /** Replies without a well-formed action, and actions the environment did not accept. */
   readonly invalidActions: number;
 }
 
-/** scale * (success or score) - invalidActionPenalty * invalidActions. */
+/** scale * (success, score or return) - invalidActionPenalty * invalidActions. */
 export function episodeReward(facts: EpisodeFacts, options: EpisodeRewardOptions = defaultEpisodeReward): number {
-  const value = options.source === "success" ? Number(facts.success) : facts.score;
-  return options.scale * value - options.invalidActionPenalty * facts.invalidActions;
+  const values = { success: Number(facts.success), score: facts.score, return: facts.totalReward };
+  return options.scale * values[options.source] - options.invalidActionPenalty * facts.invalidActions;
 }

@@ -16,7 +16,7 @@ import { objectiveSettingsSchema } from "../objectives/objective.js";
 import { resolveObjective } from "../objectives/registry.js";
 import { type Sample, type SampleGroup, sequenceOf, sequenceOfTranscript } from "../objectives/sample.js";
 import { episodeReward } from "../rewards/episode.js";
-import { type Episode, invalidSteps } from "../rollouts/episode.js";
+import { type Episode, invalidSteps, totalReward } from "../rollouts/episode.js";
 import { episodeForm, formNames } from "../rollouts/form.js";
 import { horizonAt, horizonSchema } from "../rollouts/horizon.js";
 import { deriveSeed, EpochOrder } from "../rollouts/random.js";
@@ -71,7 +71,10 @@ export const reinforceEpisodesSchema = z.strictObject({
   objective: objectiveSettingsSchema.prefault({ name: "grpo" }).describe("what is optimized"),
   reward: z
     .strictObject({
-      source: z.enum(["success", "score"]).default("success").describe("what the end of an episode is worth"),
+      source: z
+        .enum(["success", "score", "return"])
+        .default("success")
+        .describe("what an episode is worth: its end, or the sum of its steps' rewards"),
       scale: z.number().positive().default(1).describe("multiplies the source"),
       invalidActionPenalty: z.number().min(0).default(0.1).describe("subtracted for each invalid action"),
     })
@@ -235,7 +238,13 @@ async function playGroups(
 
 function rewardOf(episode: Episode, options: ReinforceEpisodesOptions): number {
   const success = episode.outcome === "success";
-  return episodeReward({ success, score: episode.score, invalidActions: invalidSteps(episode) }, options.reward);
+  const facts = {
+    success,
+    score: episode.score,
+    totalReward: totalReward(episode),
+    invalidActions: invalidSteps(episode),
+  };
+  return episodeReward(facts, options.reward);
 }
 
 /** Transcript form: one sequence. Per-step form: one sequence a step, all with the episode's reward. */

@@ -104,9 +104,10 @@ describe("shapeReward", () => {
 
 describe("episodeReward", () => {
   it("is the scaled outcome less the invalid actions", () => {
-    const facts = { success: true, score: 0.4, invalidActions: 3 };
+    const facts = { success: true, score: 0.4, totalReward: 0.75, invalidActions: 3 };
     expect(episodeReward(facts)).toBe(1 - 0.1 * 3);
     expect(episodeReward(facts, { source: "score", scale: 10, invalidActionPenalty: 0 })).toBe(4);
-    expect(episodeReward({ success: false, score: -1, invalidActions: 0 })).toBe(0);
+    expect(episodeReward(facts, { source: "return", scale: 2, invalidActionPenalty: 0.25 })).toBe(0.75);
+    expect(episodeReward({ success: false, score: -1, totalReward: 3, invalidActions: 0 })).toBe(0);
   });
 });
