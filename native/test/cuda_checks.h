@@ -19,7 +19,8 @@ std::vector<Device> emulated_devices();
 void cuda_checks(std::vector<Check>& checks, const Device& device);
 void engine_checks(std::vector<Check>& checks, const Device& device);
 void memory_limit_checks(std::vector<Check>& checks);
-/// cuda_speed.cc
+/// cuda_speed.cc: single operations; cuda_speed_engine.cc: whole steps, of a toy where `small`.
 int run_speed(const Device& device);
+int run_engine_speed(const Device& device, bool small);
 
 }  // namespace act::test

@@ -1,9 +1,8 @@
 // The whole engine on the device against the CPU backend: a training step and the generation of a group.
 #include <cmath>
-#include <future>
 
-#include "../engine/engine.h"
 #include "cuda_checks.h"
+#include "cuda_waiting.h"
 
 namespace act::test {
 namespace {
@@ -16,55 +15,28 @@ ModelConfig tiny_model() {
   return c;
 }
 
-/// An engine with seeded weights, and calls that wait.
-class Waiting {
- public:
-  Waiting(const std::string& device, DType dtype, bool recompute) {
-    EngineOptions options;
-    options.device = device;
-    options.threads = 1;
-    options.sizes.model = tiny_model();
-    options.sizes.dtype = dtype;
-    options.sizes.training = true;
-    options.sizes.recompute = recompute;
-    options.sizes.max_sequences = 4;
-    options.sizes.cache_tokens = 256;
-    options.sizes.max_batch_tokens = 64;
-    std::promise<void> started;
-    engine_ = std::make_unique<Engine>(options, [&](const Engine::Started* report, const Error* error) {
-      if (error) return started.set_exception(std::make_exception_ptr(*error));
-      plan_ = report->plan;
-      started.set_value();
-    });
-    started.get_future().get();
-    run(Engine::Job::Kind::exclusive, [this](Engine::Core& core) {
-      core.model.initialize(11, 0.2);
-      engine_->weights_changed(true);
-    });
-  }
-  void run(Engine::Job::Kind kind, std::function<void(Engine::Core&)> what) {
-    std::promise<void> done;
-    engine_->submit({kind, std::move(what), [&](const Error* error) {
-                       error ? done.set_exception(std::make_exception_ptr(*error)) : done.set_value();
-                     }});
-    done.get_future().get();
-  }
-  std::vector<Completion> generate(GenerateRequest request) {
-    std::vector<Completion> all(static_cast<size_t>(request.count));
-    std::promise<void> done;
-    request.on_completion = [&](int32_t i, Completion&& c) { all[static_cast<size_t>(i)] = std::move(c); };
-    request.on_done = [&](const Error* error) { error ? done.set_exception(std::make_exception_ptr(*error)) : done.set_value(); };
-    engine_->generate(std::move(request));
-    done.get_future().get();
-    return all;
-  }
-  size_t peak() const { return engine_->stats().bytes_peak; }
-  size_t planned() const { return plan_.total(); }
+EngineOptions tiny_options(const std::string& device, DType dtype) {
+  EngineOptions options;
+  options.device = device;
+  options.threads = 1;
+  options.sizes.model = tiny_model();
+  options.sizes.dtype = dtype;
+  options.sizes.training = true;
+  options.sizes.max_sequences = 4;
+  options.sizes.cache_tokens = 256;
+  options.sizes.max_batch_tokens = 64;
+  return options;
+}
 
- private:
-  MemoryPlan plan_;
-  std::unique_ptr<Engine> engine_;
-};
+/// With seeded weights.
+void initialize(WaitingEngine& engine) {
+  engine.run(Engine::Job::Kind::exclusive, [&](Engine::Core& core) {
+    core.model.initialize(11, 0.2);
+    engine.engine().weights_changed(true);
+  });
+}
+
+std::string engine_device(const Device& device) { return device.name == "cuda" ? "cuda" : "emulated"; }
 
 struct Outcome {
   LossReport report;
@@ -75,7 +47,8 @@ struct Outcome {
 
 constexpr int kPrompt = 19, kAnswer = 5, kGroup = 3;
 
-Outcome train_and_sample(Waiting& engine) {
+Outcome train_and_sample(WaitingEngine& engine) {
+  initialize(engine);
   Outcome out;
   // A GRPO group: one prompt, three answers, every answer token a loss row.
   std::vector<int32_t> tokens, parents{-1}, lengths{kPrompt}, rows, targets;
@@ -117,7 +90,7 @@ Outcome train_and_sample(Waiting& engine) {
   request.count = kGroup;
   request.max_new_tokens = kAnswer;
   request.rule.seed = 3;
-  out.completions = engine.generate(request);
+  out.completions = engine.generate({request});
   engine.run(Engine::Job::Kind::exclusive, [&](Engine::Core& core) {
     out.grad_norm = core.trainer.step({.learning_rate = 1e-3, .max_grad_norm = 1}).grad_norm;
     out.weights = collect(core, TensorKind::master);
@@ -146,7 +119,11 @@ void expect_near(const std::vector<float>& got, const std::vector<float>& want, 
 /// in the last place of the largest value.
 void agrees_with_cpu(const Device& device, DType dtype, bool recompute) {
   device.open(dtype);  // sets the emulator's way
-  Waiting cpu("cpu", dtype, recompute), gpu(device.name == "cuda" ? "cuda" : "emulated", dtype, recompute);
+  EngineOptions options = tiny_options("cpu", dtype);
+  options.sizes.recompute = recompute;
+  WaitingEngine cpu(options);
+  options.device = engine_device(device);
+  WaitingEngine gpu(options);
   const Outcome want = train_and_sample(cpu), got = train_and_sample(gpu);
   const double relative = dtype == DType::f32 ? 512 * kRoundoff : 48.0 / 256;
   expect_near(got.report.logprob, want.report.logprob, relative * largest(want.report.logprob), "logprob");
@@ -164,19 +141,21 @@ void agrees_with_cpu(const Device& device, DType dtype, bool recompute) {
       expect_near(a.logprobs, b.logprobs, relative * largest(b.logprobs), "sampled logprob");
     }
   }
-  expect(gpu.peak() <= gpu.planned(), "peak " + std::to_string(gpu.peak()) + " bytes, planned " + std::to_string(gpu.planned()));
+  expect(gpu.peak() <= gpu.plan().total(),
+         "peak " + std::to_string(gpu.peak()) + " bytes, planned " + std::to_string(gpu.plan().total()));
 }
 
 /// What sampling reports is what scoring computes, bit for bit: sampler and trainer cut attention and products alike.
 void sampled_equals_scored(const Device& device, DType dtype) {
   device.open(dtype);
-  Waiting engine(device.name == "cuda" ? "cuda" : "emulated", dtype, false);
+  WaitingEngine engine(tiny_options(engine_device(device), dtype));
+  initialize(engine);
   GenerateRequest request;
   for (int i = 0; i < kPrompt; i++) request.prompt.push_back(i * 3 % 61);
   request.count = kGroup;
   request.max_new_tokens = kAnswer;
   request.rule.seed = 9;
-  const std::vector<Completion> sampled = engine.generate(request);
+  const std::vector<Completion> sampled = engine.generate({request});
   std::vector<int32_t> tokens = request.prompt, parents{-1}, lengths{kPrompt}, rows, targets;
   std::vector<float> logprobs;
   for (const Completion& c : sampled) {

@@ -1,7 +1,9 @@
 // act_cuda_test [--device emulated|cuda] [--jobs N] [--slow SECONDS] [NAME]
 //     tests of the CUDA backend, those whose name contains NAME, in N processes; names those that take longer
 // act_cuda_test --speed
-//     times single operations on the GPU (cuda_speed.cc)
+//     times single operations on the GPU, then whole steps (cuda_speed.cc, cuda_speed_engine.cc)
+// act_cuda_test --device emulated --small
+//     runs the whole steps with a toy
 //
 // Every case of native/test/cases against the reference backend: fp32 within the case's own bounds, and bf16 activations
 // within bounds derived from them. On the emulated device four ways: cp.async landing early and late, two orders of warps
@@ -214,7 +216,7 @@ int run(const std::string& device_name, const std::string& filter, size_t jobs, 
 
 int main(int argc, char** argv) {
   std::string device = "emulated", filter;
-  bool speed = false;
+  bool speed = false, small = false;
   size_t jobs = 1;
   double slow = 1e9;
   for (int i = 1; i < argc; i++) {
@@ -226,6 +228,8 @@ int main(int argc, char** argv) {
       slow = std::atof(argv[++i]);
     } else if (!std::strcmp(argv[i], "--speed")) {
       speed = true;
+    } else if (!std::strcmp(argv[i], "--small")) {
+      small = true;
     } else {
       filter = argv[i];
     }
@@ -235,9 +239,11 @@ int main(int argc, char** argv) {
     return 2;
   }
   try {
-    return speed ? act::test::run_speed({.name = "cuda"}) : act::test::run(device, filter, device == "cuda" ? 1 : jobs, slow);
+    if (small) return act::test::run_engine_speed(device == "cuda" ? act::test::Device{.name = "cuda"} : act::test::emulated_devices().front(), true);
+    if (speed) return act::test::run_speed({.name = "cuda"}) + act::test::run_engine_speed({.name = "cuda"}, false);
+    return act::test::run(device, filter, device == "cuda" ? 1 : jobs, slow);
   } catch (const act::Error& error) {  // no device: said once, not by every test
     std::fprintf(stderr, "%s: %s\n", error.code.c_str(), error.what());
-    return 3;
+    return error.code == "DEVICE_UNAVAILABLE" ? 3 : 1;
   }
 }
