@@ -1,101 +1,182 @@
 #!/usr/bin/env node
 /**
- * `npm run gpu-check [-- --build FOLDER] [--peer]`
+ * `npm run gpu-check [-- --build FOLDER] [--out FILE]`
  *
- * Everything that needs a GPU, in one command and without a network: builds the CUDA backend and its tests with CMake
- * and nvcc, runs every operation's and every engine test on the device, times single operations, and writes a table and
- * bench/results/gpu-DATE.json. `--peer` also times PyTorch (gpu_peer.py with the Python of ACT_BENCH_PYTHON) on the same
- * card in the same run and gives ratios. Exit status 1 when anything fails; 3 when there is no GPU.
+ * Everything that needs a GPU, in one command and without a network; a CUDA toolkit, CMake, a C++ compiler and Node are
+ * enough. Builds the CUDA backend and its tests for the card at hand, runs every operation's and every engine test on it,
+ * times operations and whole steps, and writes a table and bench/results/gpu-DATE.json. Where node_modules is there, also
+ * a short demo through the command line; where a Python with torch for CUDA is (ACT_BENCH_PYTHON, python3), the peers of
+ * bench/peers/gpu_peer.py on the same card in the same run. What is left out is said.
+ *
+ * Exit status 0: all passed; 1: something failed; 3: no GPU, nothing was built.
+ * `--rehearse` goes through the same motions on the emulated device with a toy (for the tests; its times mean nothing).
  */
 import { execFileSync, spawnSync } from "node:child_process";
-import { mkdirSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import os from "node:os";
-import { dirname, join } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");
 const { values: flags } = parseArgs({
   options: {
-    build: { type: "string", default: join(root, "build", "gpu") },
-    peer: { type: "boolean", default: false },
+    build: { type: "string" },
+    out: { type: "string" },
+    rehearse: { type: "boolean", default: false },
   },
 });
+const rehearse = flags.rehearse;
+const build = resolve(root, flags.build ?? (rehearse ? "build/kernels" : "build/gpu"));
+const device = rehearse ? "emulated" : "cuda";
+
+const seconds = {};
+const leftOut = [];
 
 /** Runs a step with its output shown; ends the check when it fails. */
-function step(title, command, args) {
+function step(title, command, args, options = {}) {
   const started = Date.now();
   console.log(`== ${title}`);
-  const { status, error } = spawnSync(command, args, { cwd: root, stdio: "inherit" });
-  if (error) throw error;
+  const { status, error } = spawnSync(command, args, { cwd: root, stdio: "inherit", ...options });
   if (status !== 0) {
-    console.error(`${title}: exit status ${status}`);
+    console.error(error ? `${title}: ${error.message}` : `${title}: exit status ${status}`);
     process.exit(status === 3 ? 3 : 1);
   }
-  return (Date.now() - started) / 1000;
+  seconds[title] = (Date.now() - started) / 1000;
 }
 
+/** @returns {Record<string, any>[]} what a program prints, one JSON line each; undefined when it fails */
 function jsonLines(command, args) {
-  const text = execFileSync(command, args, { cwd: root, encoding: "utf8", stdio: ["ignore", "pipe", "inherit"] });
-  return text
-    .trim()
-    .split("\n")
-    .map((line) => JSON.parse(line));
+  const { status, stdout } = spawnSync(command, args, {
+    cwd: root,
+    encoding: "utf8",
+    stdio: ["ignore", "pipe", "inherit"],
+    maxBuffer: 1 << 26,
+  });
+  if (status !== 0) return undefined;
+  const lines = stdout.trim().split("\n");
+  return lines.filter((line) => line.startsWith("{")).map((line) => JSON.parse(line));
 }
 
-/** What the driver says; undefined where nvidia-smi is missing. */
-function smi(fields) {
-  const { status, stdout } = spawnSync("nvidia-smi", [`--query-gpu=${fields}`, "--format=csv,noheader"], {
+/** What the driver says of the first card; undefined where nvidia-smi is missing or fails. */
+function smi(field) {
+  const { status, stdout } = spawnSync("nvidia-smi", [`--query-gpu=${field}`, "--format=csv,noheader"], {
     encoding: "utf8",
   });
   return status === 0 ? stdout.trim().split("\n")[0] : undefined;
 }
 
-const seconds = {
-  configure: step("configure", "cmake", ["-S", ".", "-B", flags.build, "-DACT_TESTS=ON", "-DACT_CUDA=ON"]),
-  build: step("build", "cmake", [
-    "--build",
-    flags.build,
-    "--parallel",
-    String(os.cpus().length),
-    "--target",
-    "act_cuda",
-    "act_cuda_test",
-  ]),
-};
-const program = join(flags.build, "Release", "act_cuda_test");
-seconds.tests = step("tests on the device", program, ["--device", "cuda"]);
+function nvcc() {
+  const names = [process.env.CUDA_HOME, process.env.CUDA_PATH, "/usr/local/cuda"].filter(Boolean);
+  const paths = ["nvcc", ...names.map((folder) => join(folder, "bin", "nvcc"))];
+  return paths.find((path) => spawnSync(path, ["--version"]).status === 0);
+}
 
-const [device, ...operations] = jsonLines(program, ["--speed"]);
-const peer = flags.peer
-  ? new Map(
-      jsonLines(process.env.ACT_BENCH_PYTHON ?? "python3", [join(root, "bench", "peers", "gpu_peer.py")]).map((row) => [
-        row.name,
-        row,
-      ]),
-    )
-  : new Map();
+const compiler = rehearse ? undefined : nvcc();
+if (!rehearse) {
+  if (!existsSync("/proc/driver/nvidia/version") && smi("name") === undefined) {
+    console.error(
+      "gpu-check needs an NVIDIA GPU, and this machine shows none (no driver: /proc/driver/nvidia/version is missing and " +
+        "nvidia-smi does not answer). Without a GPU, `npm run test:kernels` tests the same code under an emulator.",
+    );
+    process.exit(3);
+  }
+  if (compiler === undefined) {
+    console.error(
+      "gpu-check needs nvcc: install a CUDA toolkit (12.4 or newer), put nvcc in PATH or set CUDA_HOME to its folder.",
+    );
+    process.exit(1);
+  }
+}
 
-const table = operations.map((row) => ({
-  operation: row.name,
-  microseconds: Number((row.seconds * 1e6).toFixed(1)),
-  "TFLOP/s": row.flops > 0 ? Number(row.tflops.toFixed(1)) : "",
-  "GB/s": Number(row.gbytes_per_s.toFixed(0)),
-  "PyTorch / ours": peer.has(row.name) ? Number((peer.get(row.name).seconds / row.seconds).toFixed(2)) : "",
-}));
-console.table(table);
+const capability = rehearse ? undefined : smi("compute_cap")?.replace(".", "");
+const architecture = capability === "90" ? "90a-real" : capability && `${capability}-real`;
+step("configure", "cmake", [
+  ...["-S", ".", "-B", build, "-DACT_TESTS=ON", rehearse ? "-DACT_CUDA_EMULATED=ON" : "-DACT_CUDA=ON"],
+  ...(architecture ? [`-DACT_CUDA_ARCHITECTURES=${architecture}`] : []),
+]);
+step("build", "cmake", [
+  ...["--build", build, "--parallel", String(os.cpus().length), "--target"],
+  ...[rehearse ? "act_cuda_emulated" : "act_cuda", "act_cuda_test"],
+]);
+const program = join(build, "Release", "act_cuda_test");
+step("tests on the device", program, ["--device", device, ...(rehearse ? ["ties go to the lower id"] : [])]);
+
+if (rehearse) leftOut.push("demo: a rehearsal");
+else if (!existsSync(join(root, "node_modules", "cmake-js"))) leftOut.push("demo: node_modules is missing (npm ci)");
+else {
+  step("build of the package", "npm", ["run", "build"]);
+  copyFileSync(join(build, "Release", "act_cuda.so"), join(root, "build", "native", "Release", "act_cuda.so"));
+  const stages = [
+    "experts.tasks=20",
+    "heldout.tasks=4",
+    "critic.steps=3",
+    ...["play_initial", "play_imitated", "play_act"].map((name) => `${name}.tasks=8`),
+  ];
+  const run = join(build, "demo");
+  rmSync(run, { recursive: true, force: true });
+  step("demo", process.execPath, [
+    ...["dist/cli/main.js", "run", "examples/demo.yaml", "--run", run, "--set", "engine.device=cuda"],
+    ...stages.flatMap((key) => ["--set", `stages.${key}`]),
+  ]);
+}
+
+const started = Date.now();
+console.log("== timings");
+const timings = jsonLines(program, rehearse ? ["--device", "emulated", "--small"] : ["--speed"]);
+if (timings === undefined || timings.length === 0) {
+  console.error("the timings failed");
+  process.exit(1);
+}
+seconds.timings = (Date.now() - started) / 1000;
+const described = timings.find((row) => row.device !== undefined)?.device ?? "emulated GPU";
+const rows = timings.filter((row) => row.name !== undefined);
+
+const python = process.env.ACT_BENCH_PYTHON ?? "python3";
+const hasTorch =
+  !rehearse &&
+  spawnSync(python, ["-c", "import torch; assert torch.cuda.is_available()"], { stdio: "ignore" }).status === 0;
+if (!hasTorch) leftOut.push(`peers: ${rehearse ? "a rehearsal" : `${python} has no torch with CUDA`}`);
+const peerRows = hasTorch ? jsonLines(python, [join(root, "bench", "peers", "gpu_peer.py")]) : [];
+if (peerRows === undefined) leftOut.push("peers: gpu_peer.py failed, see above");
+const peers = new Map((peerRows ?? []).map((row) => [row.name, row]));
+
+// The card's own rate: our best product of 4,096 rows, or torch's where it is higher.
+const rates = rows
+  .filter((row) => /^linear.*M=4096$/u.test(row.name))
+  .flatMap((row) => [row.flops / row.seconds, row.flops / (peers.get(row.name)?.seconds ?? Number.POSITIVE_INFINITY)]);
+const rate = Math.max(...rates);
+const round = (value, digits) => (Number.isFinite(value) && value > 0 ? Number(value.toFixed(digits)) : "");
+console.table(
+  rows.map((row) => ({
+    work: row.name,
+    ms: round(row.seconds * 1e3, 3),
+    "tokens/s": round(row.tokens_per_s, 0),
+    "TFLOP/s": round(row.tflops, 1),
+    "of the product rate": row.tokens > 0 && rates.length > 0 ? round(row.flops / row.seconds / rate, 3) : "",
+    "GB/s": round(row.gbytes_per_s, 0),
+    "PyTorch's time / ours": round((peers.get(row.name)?.seconds ?? Number.NaN) / row.seconds, 2),
+  })),
+);
+const flat = rows.find((row) => row.name.startsWith("group step") && row.name.endsWith(", flattened"))?.seconds;
+const tree = rows.find((row) => row.name.startsWith("group step") && !row.name.endsWith(", flattened"))?.seconds;
+if (flat !== undefined && tree !== undefined) console.log(`group step, flattened / tree: ${(flat / tree).toFixed(2)}`);
+for (const line of leftOut) console.log(`left out: ${line}`);
 
 const date = new Date().toISOString();
 const results = {
   date,
-  device: device.device,
+  rehearsal: rehearse || undefined,
+  device: described,
   driver: smi("driver_version"),
-  nvcc: execFileSync("nvcc", ["--version"], { encoding: "utf8" }).match(/release [\d.]+/)?.[0],
+  nvcc: compiler && execFileSync(compiler, ["--version"], { encoding: "utf8" }).match(/release [\d.]+/u)?.[0],
   node: process.version,
   seconds,
-  operations: operations.map((row) => ({ ...row, peer_seconds: peer.get(row.name)?.seconds })),
+  leftOut,
+  groupStepRatio: flat !== undefined && tree !== undefined ? flat / tree : undefined,
+  work: rows.map((row) => ({ ...row, peer: peers.get(row.name) })),
 };
-mkdirSync(join(root, "bench", "results"), { recursive: true });
-const path = join(root, "bench", "results", `gpu-${date.slice(0, 10)}.json`);
+const path = resolve(root, flags.out ?? join("bench", "results", `gpu-${date.slice(0, 10)}.json`));
+mkdirSync(dirname(path), { recursive: true });
 writeFileSync(path, `${JSON.stringify(results, null, 2)}\n`);
 console.log(`written to ${path}`);

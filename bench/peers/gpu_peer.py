@@ -1,10 +1,15 @@
-"""PyTorch on the GPU, one JSON line {"name", "seconds"} for every operation that `act_cuda_test --speed` also times.
+"""PyTorch on the GPU, one JSON line {"name", "seconds"} for all that `act_cuda_test --speed` also times.
 
 Same shapes, bf16, random data. Attention is SDPA's flash kernel on the flattened batch: what a trainer without a token
-forest would run for the same loss. Needs torch with CUDA; downloads nothing.
+forest would run for the same loss. The training step is transformers' Qwen3 with torch.compile and fused AdamW (left out,
+with a line on stderr, where transformers is missing). Needs torch with CUDA; downloads nothing.
 """
 import json
+import os
+import sys
 import time
+
+os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
 
 import torch
 import torch.nn.functional as F
@@ -67,3 +72,34 @@ p = fresh(16384, 1024, dtype=torch.float32, grad=True)
 p.grad = fresh(16384, 1024, dtype=torch.float32)
 optimizer = torch.optim.AdamW([p], fused=True)
 report("adamw", optimizer.step)
+
+
+def training_step(name, batch, length):
+    """Full fine-tuning of a Qwen3-0.6B of random weights in bf16, loss on every token."""
+    try:
+        from transformers import Qwen3Config, Qwen3ForCausalLM
+    except ImportError as error:
+        print(f"{name}: left out, {error}", file=sys.stderr)
+        return
+    config = Qwen3Config(vocab_size=151936, hidden_size=1024, num_hidden_layers=28, num_attention_heads=16,
+                         num_key_value_heads=8, head_dim=128, intermediate_size=3072, tie_word_embeddings=True,
+                         max_position_embeddings=8192, attn_implementation="sdpa")
+    model = Qwen3ForCausalLM(config).to("cuda", torch.bfloat16)
+    model.train()
+    compiled = torch.compile(model)
+    adamw = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
+    ids = torch.randint(0, config.vocab_size, (batch, length), device="cuda")
+
+    def step():
+        compiled(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        adamw.step()
+        adamw.zero_grad(set_to_none=True)
+    try:
+        report(name, step)
+    except torch.cuda.OutOfMemoryError as error:  # logits of the whole vocabulary for every token
+        print(f"{name}: left out, {error}", file=sys.stderr)
+
+
+del p, optimizer
+training_step("training step 0.6B 4 x 4096", 4, 4096)
