@@ -1,0 +1,105 @@
+/**
+ * The CUDA backend without a GPU: every kernel and the whole engine under the emulator, the sentences about what is
+ * missing, and, where nvcc is, that it compiles every kernel without a warning or a spilled register.
+ */
+import { execFile, spawnSync } from "node:child_process";
+import { existsSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import { beforeAll, describe, expect, test } from "vitest";
+import { tinyModelFolder } from "../stages/tiny-model.js";
+
+const run = promisify(execFile);
+const options = { maxBuffer: 1 << 26 };
+const main = fileURLToPath(new URL("../../dist/cli/main.js", import.meta.url));
+const emulated = fileURLToPath(new URL("../../build/kernels/Release/act_cuda_emulated.so", import.meta.url));
+
+/** The shared objects are loaded with dlopen, and the tests find themselves through /proc. */
+const linux = process.platform === "linux";
+if (!linux) console.warn("skipped: the CUDA backend and its emulator need Linux");
+
+describe.runIf(linux)("under the emulator", () => {
+  let report: string;
+  beforeAll(async () => {
+    report = (await run("npm", ["run", "test:kernels"], options)).stdout;
+  }, 1_200_000);
+
+  test("kernels agree with the reference, the engine with the CPU, and seeded faults are noticed", () => {
+    expect(report).toMatch(/[1-9]\d\d passed, 0 failed/u);
+    expect(report).toMatch(/\d+ CUDA sources keep the rules/u);
+  });
+
+  const cli = (args: readonly string[], environment: Record<string, string>, input = "") =>
+    spawnSync(process.execPath, [main, ...args], {
+      input,
+      encoding: "utf8",
+      env: { ...process.env, ...environment },
+    });
+
+  test("doctor says what is missing for a GPU, in one sentence", () => {
+    const gpu = (environment: Record<string, string>) => {
+      const { status, stdout } = cli(["doctor", "--json"], environment);
+      expect(status).toBe(0); // a GPU is never required
+      const checks: { name: string; ok: boolean; text: string }[] = JSON.parse(stdout).checks;
+      return checks.find((check) => check.name === "GPU");
+    };
+    expect(gpu({ ACT_CUDA_LIBRARY: "/nowhere/act_cuda.so" })).toMatchObject({
+      ok: false,
+      text: expect.stringContaining("npm run build:cuda"),
+    });
+    expect(gpu({ ACT_CUDA_LIBRARY: main })).toMatchObject({
+      ok: false,
+      text: expect.stringContaining("does not load"),
+    });
+    const missing = (what: string) => gpu({ ACT_CUDA_LIBRARY: emulated, ACT_EMULATED_MISSING: what });
+    expect(missing("driver")).toMatchObject({ ok: false, text: expect.stringMatching(/no NVIDIA driver.*CUDA 13/u) });
+    expect(missing("newer-driver")).toMatchObject({
+      ok: false,
+      text: expect.stringMatching(/too old: it serves CUDA 11\.4/u),
+    });
+    expect(missing("device")).toMatchObject({ ok: false, text: expect.stringContaining("shows no GPU") });
+    expect(missing("newer-device")).toMatchObject({ ok: false, text: expect.stringContaining("capability 8.0") });
+    expect(missing("")).toMatchObject({ ok: true, text: expect.stringContaining("emulated GPU") });
+  });
+
+  test("--device emulated scores as the CPU does, and --device cuda without a GPU is an error", async () => {
+    const model = await tinyModelFolder();
+    const line = `${JSON.stringify({ ids: [5, 9, 2, 40, 7, 3, 8, 1] })}\n`;
+    const score = (device: string, library = emulated) =>
+      cli(
+        ["score", "--model", model, "--dtype", "fp32", "--device", device],
+        { ACT_CUDA_EMULATED_LIBRARY: emulated, ACT_CUDA_LIBRARY: library },
+        line,
+      );
+    const logprobs = (device: string): number[] => {
+      const { status, stdout, stderr } = score(device);
+      expect(stderr).not.toContain("Error");
+      expect(status).toBe(0);
+      return JSON.parse(stdout).logprobs;
+    };
+    const cpu = logprobs("cpu");
+    const gpu = logprobs("emulated");
+    expect(gpu).toHaveLength(7);
+    // Two layers of sums of at most 64 terms, each rounded once in fp32, around values of at most 10.
+    const errors = gpu.map((value, i) => Math.abs(value - (cpu[i] ?? Number.NaN)));
+    expect(Math.max(...errors)).toBeLessThan(512 * 2 ** -24 * 10);
+    const none = score("cuda", "/nowhere/act_cuda.so");
+    expect(none.status).not.toBe(0);
+    expect(none.stderr).toContain("DEVICE_UNAVAILABLE");
+  });
+});
+
+const hasNvcc = spawnSync("nvcc", ["--version"]).status === 0 || existsSync("/usr/local/cuda/bin/nvcc");
+if (linux && !hasNvcc) console.warn("skipped: nvcc is not on this machine, so the kernels are not compiled for a GPU");
+
+test.runIf(linux && hasNvcc)(
+  "nvcc compiles every kernel without a warning or a spill",
+  { timeout: 1_200_000 },
+  async () => {
+    const cuda = ["-DACT_CUDA=ON", "-DACT_CUDA_ARCHITECTURES=90a-real"];
+    await run("cmake", ["-S", ".", "-B", "build/cuda-sm90", ...cuda], options);
+    await run("cmake", ["--build", "build/cuda-sm90", "--target", "act_cuda"], options);
+    const library = fileURLToPath(new URL("../../build/cuda-sm90/Release/act_cuda.so", import.meta.url));
+    expect(existsSync(library)).toBe(true);
+  },
+);
