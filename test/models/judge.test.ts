@@ -13,13 +13,13 @@ interface Judgments {
   readonly pairs: number;
 }
 
-/** Half of the recipe's games and steps. The pairs are asked in both orders, so a habit of position scores one half. */
+/** Half of the recipe's games, three quarters of its steps. The pairs are asked in both orders, so a habit of position scores one half. */
 test("the judge stage brings the bundled model to 90 % on pairs it was not trained on", {
   timeout: 1_200_000,
 }, async () => {
   const folder = await mkdtemp(join(tmpdir(), "act-judge-"));
   try {
-    const shorter = ["--set", "stages.experts.tasks=300", "--set", "stages.critic.steps=100"];
+    const shorter = ["--set", "stages.experts.tasks=300", "--set", "stages.critic.steps=150"];
     const cli = ["dist/cli/main.js", "run", "examples/judge.yaml", "--run", folder, "--overwrite", ...shorter];
     await run(process.execPath, cli, { maxBuffer: 1 << 26 });
     const summary = JSON.parse(await readFile(join(folder, "summary.json"), "utf8")) as {
