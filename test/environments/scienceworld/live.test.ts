@@ -263,7 +263,7 @@ describe.skipIf(liveJar === null)("the ScienceWorld simulator", { timeout: 600_0
     expect(report.mismatches[0]?.got).toBe("You move to the outside.");
   });
 
-  it.skipIf(!long)("reaches 100 with the gold paths of 30 tasks", { timeout: 7_200_000 }, async () => {
+  it("reaches 100 with the gold paths of 30 tasks", { timeout: 7_200_000 }, async () => {
     const experts = await ScienceWorldProvider.open({
       jar: liveJar ?? "",
       maxProcesses: 2,
