@@ -1,6 +1,6 @@
 /**
- * The real simulator. By default a minute of short tasks; `SCIENCEWORLD_LONG=1` plays all 30 gold paths of the first
- * test variations and replays all 150 recorded episodes, which takes several minutes.
+ * The real simulator. By default a few minutes: short tasks and the gold paths of the first test variations of all 30 tasks;
+ * `SCIENCEWORLD_LONG=1` also replays all 150 recorded episodes, which takes several minutes more.
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
