@@ -109,12 +109,18 @@ export class Dialogue {
     return `${opened ? "" : "<think>"}${thought}</think>${answer}`;
   }
 
-  /** Text of a completion, without the stop token that ended it. */
+  /**
+   * Text of a completion, without control tokens: neither the stop token that ended it nor others, sampled or spelled
+   * out. A reply becomes part of later prompts, where they would be refused.
+   */
   async text(completion: Pick<Completion, "tokens" | "finishReason">): Promise<string> {
     const { tokens, finishReason } = completion;
     const last = tokens.at(-1);
     const ended = finishReason === "stop" && last !== undefined && this.stopTokens.includes(last);
-    const text = await this.chat.tokenizer.decode(ended ? tokens.subarray(0, -1) : tokens);
+    const { tokenizer } = this.chat;
+    let text = await tokenizer.decode(ended ? tokens.subarray(0, -1) : tokens, { skipSpecialTokens: true });
+    const spelled = (): string | undefined => [...tokenizer.specialTokens.keys()].find((token) => text.includes(token));
+    for (let token = spelled(); token !== undefined; token = spelled()) text = text.replaceAll(token, "");
     return this.#opensThinking() ? `<think>${text}` : text;
   }
 
