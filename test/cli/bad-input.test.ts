@@ -29,25 +29,11 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { tinyModelFolder } from "../stages/tiny-model.js";
+import { cli, main, PATIENCE, type Result } from "./command.js";
 
-const main = fileURLToPath(new URL("../../dist/cli/main.js", import.meta.url));
 const folder = mkdtempSync(join(tmpdir(), "act-bad-"));
-/** Each command takes a second or two; on a busy machine ten times that. */
-const PATIENCE = 600_000;
-
-interface Result {
-  readonly status: number | null;
-  readonly stdout: string;
-  readonly stderr: string;
-}
-
-function cli(args: readonly string[], input: string | Buffer = ""): Result {
-  return spawnSync(process.execPath, [main, ...args], { input, encoding: "utf8", timeout: PATIENCE });
-}
-
 function shell(script: string, ...args: string[]): Result {
   return spawnSync("bash", ["-c", script, process.execPath, main, ...args], { encoding: "utf8", timeout: PATIENCE });
 }
@@ -61,7 +47,6 @@ function expectTyped(result: Result, status: number, text: string): void {
 
 let model: string;
 beforeAll(async () => {
-  if (!existsSync(main)) throw new Error("dist/cli/main.js is missing: run `npm run build` first");
   model = await tinyModelFolder();
 });
 

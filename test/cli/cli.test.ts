@@ -4,23 +4,12 @@ import { once } from "node:events";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { beforeAll, describe, expect, it } from "vitest";
 import { summarySchema } from "../../src/evaluation/summary.js";
 import { tinyModelFolder } from "../stages/tiny-model.js";
+import { cli, main, PATIENCE, type Result } from "./command.js";
 
-const main = fileURLToPath(new URL("../../dist/cli/main.js", import.meta.url));
 const folder = mkdtempSync(join(tmpdir(), "act-cli-"));
-
-interface Result {
-  readonly status: number | null;
-  readonly stdout: string;
-  readonly stderr: string;
-}
-
-function cli(args: readonly string[], input = ""): Result {
-  return spawnSync(process.execPath, [main, ...args], { input, encoding: "utf8", timeout: 600_000 });
-}
 
 /** An answer as it comes; what a test reads of it, it checks. */
 // biome-ignore lint/suspicious/noExplicitAny: JSON of any shape, asserted on field by field
@@ -34,7 +23,6 @@ const jsonLines = (text: string): Json[] =>
 
 let model: string;
 beforeAll(async () => {
-  if (!existsSync(main)) throw new Error("dist/cli/main.js is missing: run `npm run build` first");
   model = await tinyModelFolder();
 });
 
@@ -161,9 +149,6 @@ describe("generate and score", () => {
     expect(code).toBe(130);
   });
 });
-
-/** Each command takes a second or two; on a busy machine ten times that. */
-const PATIENCE = 900_000;
 
 /** A recipe of every kind of stage on a tiny model: minutes of a real run in seconds. */
 function recipe(): string {
