@@ -175,12 +175,7 @@ int run_some(const std::vector<const Check*>& checks, size_t first, size_t jobs,
 }
 
 int run(const std::string& device_name, const std::string& filter, size_t jobs, double slow) {
-  Cases cases;
-  product_cases(cases);
-  layer_cases(cases);
-  attention_cases(cases);
-  head_cases(cases);
-  optimizer_cases(cases);
+  const Cases cases = all_cases();
   const std::vector<Check> checks = all_checks(cases, device_name);
   std::vector<const Check*> chosen;
   for (const Check& check : checks) {

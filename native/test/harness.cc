@@ -99,4 +99,14 @@ int32_t ForestShape::add(int32_t parent, int32_t keys, int32_t queries, int32_t 
   return static_cast<int32_t>(segments.size()) - 1;
 }
 
+Cases all_cases() {
+  Cases cases;
+  product_cases(cases);
+  layer_cases(cases);
+  attention_cases(cases);
+  head_cases(cases);
+  optimizer_cases(cases);
+  return cases;
+}
+
 }  // namespace act::test

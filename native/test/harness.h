@@ -77,6 +77,8 @@ void layer_cases(Cases& cases);
 void attention_cases(Cases& cases);
 void head_cases(Cases& cases);
 void optimizer_cases(Cases& cases);
+/// The cases of every file of `cases/`.
+Cases all_cases();
 
 /// One call at a real size. `prepare` sets everything up and returns the call to time.
 struct Timing {

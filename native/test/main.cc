@@ -99,13 +99,7 @@ void check_gradient(Backend& reference, const Case& c, const Tensors& in, const 
 }
 
 int run_tests(const std::string& filter) {
-  Cases cases;
-  product_cases(cases);
-  layer_cases(cases);
-  attention_cases(cases);
-  head_cases(cases);
-  optimizer_cases(cases);
-
+  const Cases cases = all_cases();
   std::vector<Check> checks;
   for (const auto& owned : cases) {
     const Case* c = owned.get();
