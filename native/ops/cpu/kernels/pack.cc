@@ -190,16 +190,23 @@ void pack_rows_contiguous(const PackSource& s, int64_t row0, int rows, int64_t i
     }
   }
 #endif
+  // Where a panel ends within a vector, all of the vector is read and stored as long as that harms nothing: what is read
+  // too much lies in the same matrix while another inner index follows, and what is stored too much is overwritten by
+  // the steps after it. Only the last steps take masked accesses, which are slow on some processors.
+  const int64_t followed = (inner - 1) / kPerStep, overlapped = steps - (kWidth - 1 + width) / width;
+  const int64_t whole = s.stride < kWidth ? 0 : followed < overlapped ? followed : overlapped;
   for (; k < steps; k++) {
     const int64_t i = k * kPerStep;
     const E *p = base + i * s.stride, *next = i + 1 < inner ? p + s.stride : nullptr;
     for (int group = 0; group < width; group += kWidth) {
       const int there = rows - group;
+      const int read = there > 0 && k < whole ? kWidth : there;
       __builtin_prefetch(p + group + width);
       if (kPerStep == 2 && next) __builtin_prefetch(next + group + width);
-      const vu v = there > 0 && i < inner ? load_step<F>(p + group, next ? next + group : nullptr, there, scale) : vu{};
+      vu v{};
+      if (there > 0 && i < inner) v = load_step<F>(p + group, next ? next + group : nullptr, read, scale);
       uint32_t* to = out + k * width + group;
-      if (width - group >= kWidth) {
+      if (width - group >= kWidth || k < whole) {
         store_bits(to, v);
       } else {
         store_first(reinterpret_cast<float*>(to), (vf)v, width - group);
