@@ -13,8 +13,12 @@ namespace act::cpu {
 namespace {
 
 /// Units of the inner index per block: a panel of A stays in the first-level cache, a block of B panels in the second.
-/// Tiles: panels of both do, which are larger (measured: 384 units are slower by 10 to 20 %).
-constexpr int64_t kInnerBlock = 384, kTilesInnerBlock = 144;
+/// Tiles: panels of both do, which are larger (measured: 384 units are slower by 10 to 20 %). Widened: a unit of B is two
+/// steps of fp32.
+constexpr int64_t kInnerBlock = 384, kTilesInnerBlock = 144, kWidenedInnerBlock = kInnerBlock / 2;
+/// Tiles that share a panel of bf16 from which on widening it once is faster than in every tile.
+constexpr int64_t kWidenTiles = 8;
+constexpr int64_t kMaxWidenedColumns = 48;
 /// Inner indices of a chain of an fp32 product (ops.h).
 constexpr int64_t kChain = 64;
 /// Packed operands of one round stay in the last-level cache.
@@ -31,8 +35,10 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t round_up(int64_t a, int64_t step) { return ceil_div(a, step) * step; }
 
 /// Equal blocks, as nearly as the chains allow.
-int64_t inner_block(int64_t units, bool tiles) {
-  const int64_t blocks = std::max<int64_t>(1, ceil_div(units, tiles ? kTilesInnerBlock : kInnerBlock));
+int64_t inner_block(int64_t units, const Kernels& kernels, bool bf16) {
+  const bool tiles = bf16 && kernels.bf16_left == PanelFormat::tiles, widened = bf16 && kernels.widen;
+  const int64_t most = tiles ? kTilesInnerBlock : widened ? kWidenedInnerBlock : kInnerBlock;
+  const int64_t blocks = std::max<int64_t>(1, ceil_div(units, most));
   return round_up(ceil_div(units, blocks), tiles ? kGroupUnits : kChain);
 }
 
@@ -121,7 +127,7 @@ int64_t CpuBackend::packed_units(int64_t rows, int64_t cols, bool bf16) const {
 void CpuBackend::pack_weight(CpuWeight& w) {
   const bool bf16 = w.dtype == DType::bf16;
   const int64_t per_unit = bf16 ? 2 : 1, units = inner_units(w.cols, bf16), width = kernels_.gemm_columns[bf16];
-  const int64_t block = inner_block(units, bf16 && kernels_.bf16_left == PanelFormat::tiles);
+  const int64_t block = inner_block(units, kernels_, bf16);
   const PackSource source{w.row_major.view().data, w.cols, w.row_major.view().dtype == DType::bf16, true, 1};
   const Panels panels{bf16 ? PanelFormat::pairs : PanelFormat::f32, w.rows, ceil_div(w.rows, width), width};
   const Packing packing{source, panels,  w.packed.view().as<uint32_t>(), 0, 0, units, block, w.cols, per_unit};
@@ -133,7 +139,7 @@ void CpuBackend::multiply(const Product& x) {
   if (x.m == 0 || x.n == 0) return;
   const int64_t units =
       x.groups.empty() ? inner_units(x.k, x.bf16) : static_cast<int64_t>(x.groups.size()) * kGroupUnits;
-  const int64_t block = inner_block(units, x.bf16 && kernels_.bf16_left == PanelFormat::tiles);
+  const int64_t block = inner_block(units, kernels_, x.bf16);
   // Rounds: at most kRightUnits of B where it has to be packed, at most kLeftUnits of A.
   int64_t span = std::min(units, std::max(block, kLeftUnits / 128 / block * block));
   if (!x.b.packed) {
@@ -187,18 +193,22 @@ void CpuBackend::multiply_block(const Product& x, int64_t row0, int64_t rows, in
     const int64_t panel0 = panels.count * j / panel_tasks, panel1 = panels.count * (j + 1) / panel_tasks;
     // The next panel comes from memory or a farther cache the first time: its prefetch is spread over several tiles.
     const bool spread = tile1 - tile0 >= panel_lines;
+    const bool widen = x.bf16 && kernels_.widen && tile1 - tile0 >= kWidenTiles;
+    alignas(64) float widened[2 * kWidenedInnerBlock * kMaxWidenedColumns];
     for (int64_t u = 0; u < units; u += block) {
       const int64_t count = std::min(block, units - u);
       const bool first = unit0 + u == 0;
       for (int64_t p = panel0; p < panel1; p++) {
+        const uint32_t* const panel = right + panels.offset(u, count, p);
+        if (widen) kernels_.widen(panel, count, widened);
         for (int64_t tile = tile0; tile < tile1; tile++) {
           const int64_t pass = tile - tile0, r = tiles.start(tile);
           GemmTile t;
           t.rows = static_cast<int>(tiles.height(tile));
-          t.units = count;
+          t.units = widen ? 2 * count : count;
           t.chain = x.one_chain || x.bf16 ? 0 : kChain;
           t.a = left + tiles.offset(u, count, tile);
-          t.b = right + panels.offset(u, count, p);
+          t.b = widen ? static_cast<const void*>(widened) : panel;
           t.c = x.c + (row0 + r) * x.n + p * width;
           t.c_stride = x.n;
           t.next_c = tile + 1 < tile1 ? x.c + (row0 + tiles.start(tile + 1)) * x.n + p * width
@@ -207,10 +217,11 @@ void CpuBackend::multiply_block(const Product& x, int64_t row0, int64_t rows, in
           t.init = first && !x.accumulate ? (x.bias ? x.bias + p * width : nullptr) : t.c;
           t.init_stride = first && !x.accumulate ? 0 : x.n;
           t.columns = static_cast<int>(panels.height(p));
-          const bool fetch = p + 1 < panels.count && pass < (spread ? panel_lines : 1);
-          t.prefetch = fetch ? static_cast<const char*>(t.b) + (width * 4 + (spread ? pass * 64 : 0)) * count : nullptr;
+          const bool fetch = !widen && p + 1 < panels.count && pass < (spread ? panel_lines : 1);
+          const char* const following = reinterpret_cast<const char*>(panel + width * count);
+          t.prefetch = fetch ? following + (spread ? pass * 64 : 0) * count : nullptr;
           t.prefetch_lines = static_cast<int>(spread ? 1 : panel_lines);
-          kernels_.gemm[x.bf16][t.rows](t);
+          kernels_.gemm[x.bf16 && !widen][t.rows](t);
         }
       }
     }

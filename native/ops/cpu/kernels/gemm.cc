@@ -234,6 +234,19 @@ void amx_tile(const GemmTile& t) {
 }
 #endif
 
+#if !defined(__AVX512BF16__)
+/// Pairs of bf16 as an fp32 product reads them: of every unit the lower indices, then the upper ones.
+void widen(const uint32_t* pairs, int64_t units, float* out) {
+  for (int64_t u = 0; u < units; u++, pairs += kColumns, out += 2 * kColumns) {
+    for (int j = 0; j < kColumns; j += kWidth) {
+      const vu y = load_bits(pairs + j);
+      store(out + j, (vf)(y << 16));
+      store(out + kColumns + j, (vf)(y & 0xffff0000u));
+    }
+  }
+}
+#endif
+
 template <bool BF16, int R>
 void fill_row(Kernels& k) {
   k.gemm[BF16][R] = tile<BF16, R>;
@@ -261,6 +274,7 @@ void fill_gemm(Kernels& k) {
   k.bf16_left = PanelFormat::pairs;
 #else
   k.bf16_left = PanelFormat::rounded;
+  k.widen = widen;
 #endif
   fill_row<true, 1>(k);
 #endif

@@ -66,6 +66,9 @@ struct Kernels {
   int bf16_group;                        // units that a bf16 product adds up before they enter the chain: 1 or 16
   PanelFormat bf16_left;                 // how bf16 products take A
   GemmKernel gemm[2][kMaxGemmRows + 1];  // [bf16][rows]
+  /// Where A is taken `rounded`, so that both kernels run the same additions in the same order: a panel of bf16 pairs,
+  /// `units` of them, as the fp32 kernel takes it, 2 * units steps. Worth it once several tiles share a panel. Else null.
+  void (*widen)(const uint32_t* pairs, int64_t units, float* out);
 
   /// Packs rows row0 .. row0 + rows (zeros up to `width`) and `inner` inner indices from `inner0` on (zeros up to a
   /// whole unit, of `tiles` up to 16 units and in rows up to 16 or 32).
