@@ -29,7 +29,16 @@ import type {
   Policy,
   TokenForest,
 } from "./policy.js";
-import { nativeForest, nativeGenerateRequest, nativeLossRows, nativeStepOptions } from "./requests.js";
+import {
+  checkSave,
+  nativeForest,
+  nativeGenerateRequest,
+  nativeLossRows,
+  nativeSeed,
+  nativeStepOptions,
+  saveModelSchema,
+  saveSchema,
+} from "./requests.js";
 import { type SaveModelSettings, type SaveSource, saveAdapters, saveModel } from "./save-model.js";
 import { loadState, saveState } from "./state.js";
 
@@ -136,7 +145,8 @@ export class Engine implements Policy, AsyncDisposable {
     seed: number | bigint,
     options: EngineOptions = {},
   ): Promise<Engine> {
-    const parsed = parseModelConfig(JSON.stringify(config), "the configuration");
+    const parsed = parseModelConfig(configText(config), "the configuration");
+    const initial = nativeSeed(seed);
     const deviation = config.initializer_range ?? 0.02;
     if (typeof deviation !== "number" || !(deviation > 0))
       throw new EngineError("MODEL_CONFIG", `Expected a positive number for \`initializer_range\`, got ${deviation}.`);
@@ -146,7 +156,7 @@ export class Engine implements Policy, AsyncDisposable {
       });
     const native = nativeEngineOptions(options, parsed.native, storedDtype(parsed));
     const engine = await Engine.#start(native, parsed, parsed.eosTokens, null);
-    return engine.#orDispose(() => nativeCall(() => engine.#native.initialize(BigInt(seed), deviation)));
+    return engine.#orDispose(() => nativeCall(() => engine.#native.initialize(initial, deviation)));
   }
 
   /** What an engine would allocate, without making one. A `memoryLimit` is enforced as it would be there. */
@@ -272,11 +282,13 @@ export class Engine implements Policy, AsyncDisposable {
    * whole or not at all; an earlier save is replaced, a folder with other files refused (`FOLDER_EXISTS`).
    */
   async saveModel(dir: string, settings: SaveModelSettings = {}): Promise<void> {
+    checkSave(dir, settings, saveModelSchema);
     await this.#snapshotOf(() => saveModel(dir, this.#saveSource(), settings));
   }
 
   /** Writes the adapters alone, as PEFT does: `adapter_model.safetensors` (fp32) and `adapter_config.json`. */
   async saveAdapters(dir: string, settings: Pick<SaveModelSettings, "signal"> = {}): Promise<void> {
+    checkSave(dir, settings, saveSchema);
     await this.#snapshotOf(() => saveAdapters(dir, this.#saveSource(), settings));
   }
 
@@ -285,6 +297,7 @@ export class Engine implements Policy, AsyncDisposable {
    * are not part of it: save after a step. Needs `training`.
    */
   async saveState(dir: string, settings: Pick<SaveModelSettings, "signal"> = {}): Promise<void> {
+    checkSave(dir, settings, saveSchema);
     await this.#snapshotOf(() =>
       saveState(
         dir,
@@ -343,6 +356,17 @@ export class Engine implements Policy, AsyncDisposable {
     await this.#snapshot;
     this.#assertOpen();
     return change();
+  }
+}
+
+function configText(config: unknown): string {
+  try {
+    return JSON.stringify(config) ?? "";
+  } catch (cause) {
+    throw new EngineError("MODEL_CONFIG", "the configuration is not what JSON can hold.", {
+      hint: "Give the object of a config.json.",
+      cause,
+    });
   }
 }
 

@@ -9,24 +9,39 @@ import { EngineError } from "./errors.js";
 import type { NativeForest, NativeGenerateRequest, NativeLossRows, NativeStepOptions } from "./native.js";
 import type { AdamWOptions, GenerateRequest, LossRows, TokenForest } from "./policy.js";
 
-const ids = z.union([z.instanceof(Int32Array), z.array(z.number().int())]);
-const seed = z.union([
-  z.bigint().min(0n).max(0xffff_ffff_ffff_ffffn),
-  z
-    .number()
-    .int()
-    .min(0)
-    .max(Number.MAX_SAFE_INTEGER)
-    .transform((value) => BigInt(value)),
-]);
+/** The engine computes in fp32: what overflows there is refused here, where it has the caller's name. */
+const LARGEST_FLOAT = 3.4028234663852886e38;
+/** Its inverse is finite in fp32. */
+const LEAST_TEMPERATURE = 1e-38;
+const LEAST_FLOAT = 1.1754943508222875e-38;
+/** Below 1 also in fp32. */
+const LARGEST_BETA = 1 - 2 ** -24;
+
+/** Plain numbers become 32-bit integers: one beyond their range would come out as another token's id. */
+const ids = z.union([z.instanceof(Int32Array), z.array(z.int32())], "Expected an Int32Array or an array of token ids");
+const seed = z.union(
+  [
+    z.bigint().min(0n).max(0xffff_ffff_ffff_ffffn),
+    z
+      .number()
+      .int()
+      .min(0)
+      .transform((value) => BigInt(value)),
+  ],
+  "Expected a safe integer >= 0, or a bigint below 2^64",
+);
 
 const generateSchema = z.strictObject({
   prompt: ids,
-  count: z.number().int().min(1).default(1),
-  maxNewTokens: z.number().int().min(1),
-  temperature: z.number().min(0).default(1),
-  topK: z.number().int().min(0).default(0),
-  topP: z.number().gt(0).max(1).default(1),
+  count: z.int32().min(1).default(1),
+  maxNewTokens: z.int32().min(1),
+  temperature: z
+    .number()
+    .max(LARGEST_FLOAT)
+    .refine((t) => t === 0 || t >= LEAST_TEMPERATURE, `Expected 0 or a number from ${LEAST_TEMPERATURE}`)
+    .default(1),
+  topK: z.int32().min(0).default(0),
+  topP: z.number().min(LEAST_FLOAT).max(1).default(1),
   minP: z.number().min(0).max(1).default(0),
   stopTokens: ids.optional(),
   stopStrings: z.array(z.string().min(1)).default([]),
@@ -36,12 +51,43 @@ const generateSchema = z.strictObject({
   adapters: z.boolean().default(true),
 });
 
+const int32s = z.instanceof(Int32Array, { error: "Expected an Int32Array" });
+const floats = z.instanceof(Float32Array, { error: "Expected a Float32Array" }).optional();
+
+/** What is inside the arrays is checked natively. */
+const rowsSchema = z.strictObject({
+  rows: int32s,
+  targets: int32s,
+  ceWeight: floats,
+  advantage: floats,
+  oldLogprob: floats,
+  clipLow: floats,
+  clipHigh: floats,
+  policyWeight: floats,
+  refLogprob: floats,
+  klWeight: floats,
+  entropyWeight: floats,
+  klEstimator: z.enum(["k1", "k2", "k3"]).default("k3"),
+  temperature: z.number().min(LEAST_TEMPERATURE).max(LARGEST_FLOAT).default(1),
+});
+
+const forestSchema = z.strictObject({
+  segments: z.array(z.strictObject({ parent: z.int32().min(0).nullable(), tokens: int32s })),
+});
+
+/** Settings of `saveAdapters` and `saveState`. */
+export const saveSchema = z.strictObject({ signal: z.unknown().optional() });
+export const saveModelSchema = saveSchema.extend({
+  dtype: z.enum(["fp32", "bf16"]).optional(),
+  companionsFrom: z.string().min(1).optional(),
+});
+
 const adamwSchema = z.strictObject({
-  learningRate: z.number().min(0),
-  beta1: z.number().min(0).lt(1).default(0.9),
-  beta2: z.number().min(0).lt(1).default(0.95),
-  epsilon: z.number().positive().default(1e-8),
-  weightDecay: z.number().min(0).default(0),
+  learningRate: z.number().min(0).max(LARGEST_FLOAT),
+  beta1: z.number().min(0).max(LARGEST_BETA).default(0.9),
+  beta2: z.number().min(0).max(LARGEST_BETA).default(0.95),
+  epsilon: z.number().min(LEAST_FLOAT).max(LARGEST_FLOAT).default(1e-8),
+  weightDecay: z.number().min(0).max(LARGEST_FLOAT).default(0),
   maxGradNorm: z.number().min(0).default(1),
 });
 
@@ -95,7 +141,7 @@ function checkChoices(choices: readonly Int32Array[], stopTokens: Int32Array, ma
 }
 
 export function nativeForest(forest: TokenForest): NativeForest {
-  const { segments } = forest;
+  const { segments } = parseOptions(forestSchema, forest, "forest");
   const tokens = new Int32Array(segments.reduce((sum, segment) => sum + segment.tokens.length, 0));
   let at = 0;
   for (const segment of segments) {
@@ -115,10 +161,8 @@ const NO_STREAM = new Float32Array(0);
  * Streams left out are empty, which natively means zeros; clips left out mean no clipping, that is bounds that no ratio
  * reaches.
  */
-export function nativeLossRows(rows: LossRows): NativeLossRows {
-  const temperature = rows.temperature ?? 1;
-  if (!(temperature > 0) || !Number.isFinite(temperature))
-    throw new EngineError("BAD_ARGUMENT", `Expected a finite number > 0 for \`temperature\`, got ${temperature}.`);
+export function nativeLossRows(given: LossRows): NativeLossRows {
+  const rows = parseOptions(rowsSchema, given, "rows");
   const unclipped = (): Float32Array => new Float32Array(rows.rows.length).fill(Number.POSITIVE_INFINITY);
   return {
     rows: rows.rows,
@@ -132,11 +176,26 @@ export function nativeLossRows(rows: LossRows): NativeLossRows {
     refLogprob: rows.refLogprob ?? NO_STREAM,
     klWeight: rows.klWeight ?? NO_STREAM,
     entropyWeight: rows.entropyWeight ?? NO_STREAM,
-    klEstimator: rows.klEstimator ?? "k3",
-    inverseTemperature: 1 / temperature,
+    klEstimator: rows.klEstimator,
+    inverseTemperature: 1 / rows.temperature,
   };
 }
 
 export function nativeStepOptions(options: AdamWOptions): NativeStepOptions {
   return parseOptions(adamwSchema, options, "options");
+}
+
+/**
+ * Checks the arguments of a save. A folder named by an empty text would be the one the process runs in.
+ *
+ * @param schema {@link saveSchema} or {@link saveModelSchema}.
+ */
+export function checkSave(dir: string, settings: object, schema: z.ZodType): void {
+  parseOptions(z.string().min(1, "Expected a path"), dir, "dir");
+  parseOptions(schema, settings, "settings");
+}
+
+/** An unsigned 64-bit seed. */
+export function nativeSeed(value: number | bigint): bigint {
+  return parseOptions(seed, value, "seed");
 }
