@@ -3,23 +3,53 @@
  * readers of a hostile file could see two different things.
  */
 
-/** @param text Valid JSON. Returns the first duplicate key, or null. */
+/**
+ * One pass, no recursion and no pattern: hostile keys are as long as their file and nested as deep.
+ *
+ * @param text Valid JSON. Returns the first duplicate key, or null.
+ */
 export function duplicateKey(text: string): string | null {
-  // Strings, and the characters that open, close and separate; everything else in valid JSON is of no interest here.
-  const tokens = /"(?:[^"\\]|\\.)*"|[{}[\],:]/g;
   const open: (Set<string> | null)[] = []; // null: an array
-  let last: string | null = null;
-  for (const [token] of text.matchAll(tokens)) {
-    if (token === "{") open.push(new Set());
-    else if (token === "[") open.push(null);
-    else if (token === "}" || token === "]") open.pop();
-    else if (token === ":" && last !== null) {
-      const keys = open.at(-1);
-      const key = JSON.parse(last) as string;
-      if (keys?.has(key)) return key;
-      keys?.add(key);
+  for (let at = 0; at < text.length; at++) {
+    switch (text[at]) {
+      case "{":
+        open.push(new Set());
+        break;
+      case "[":
+        open.push(null);
+        break;
+      case "}":
+      case "]":
+        open.pop();
+        break;
+      case '"': {
+        const end = endOfString(text, at);
+        if (isKey(text, end)) {
+          const key = JSON.parse(text.slice(at, end)) as string;
+          const keys = open.at(-1);
+          if (keys?.has(key)) return key;
+          keys?.add(key);
+        }
+        at = end - 1;
+      }
     }
-    last = token.startsWith('"') ? token : null;
   }
   return null;
+}
+
+/** @param start Of the opening quote. Returns what follows the closing one. */
+function endOfString(text: string, start: number): number {
+  for (let at = start + 1; ; ) {
+    const quote = text.indexOf('"', at);
+    let escapes = 0;
+    while (text[quote - 1 - escapes] === "\\") escapes++;
+    if (escapes % 2 === 0) return quote + 1;
+    at = quote + 1;
+  }
+}
+
+function isKey(text: string, end: number): boolean {
+  let at = end;
+  while (" \t\n\r".includes(text[at] ?? ":")) at++;
+  return text[at] === ":";
 }

@@ -95,12 +95,13 @@ async function readShards(path: string, names: ReadonlySet<string>): Promise<Rea
   const duplicate = duplicateKey(text);
   if (duplicate !== null) throw wrong(`it has the key ${describe(duplicate)} twice`);
 
-  const byFile = new Map<string, string[]>();
+  const byFile = new Map<string, Set<string>>();
   for (const [tensor, file] of Object.entries(map)) {
     // A path out of the folder would let an index read any file of the machine.
     if (typeof file !== "string" || file !== basename(file) || !file.endsWith(".safetensors"))
       throw wrong(`tensor ${describe(tensor)} is said to lie in ${describe(file)}, which is no shard's file name`);
-    byFile.set(file, [...(byFile.get(file) ?? []), tensor]);
+    const expected = byFile.get(file) ?? new Set();
+    byFile.set(file, expected.add(tensor));
   }
   const tensors = new Map<string, StoredTensor>();
   for (const [file, expected] of byFile) {
@@ -114,7 +115,7 @@ async function readShards(path: string, names: ReadonlySet<string>): Promise<Rea
       if (tensor === undefined) throw wrong(`tensor ${describe(name)} is not in ${file}`);
       tensors.set(name, tensor);
     }
-    const extra = [...header.tensors.keys()].find((name) => !expected.includes(name));
+    const extra = [...header.tensors.keys()].find((name) => !expected.has(name));
     if (extra !== undefined)
       throw wrong(`${file} holds tensor ${describe(extra)}, which the index does not place there`);
   }

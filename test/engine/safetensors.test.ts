@@ -198,6 +198,19 @@ describe("SafetensorsWriter", () => {
 });
 
 describe("duplicateKey", () => {
+  it("takes keys as long and as deep as hostile files have them", () => {
+    const long = "a".repeat(20_000_000);
+    expect(duplicateKey(`{"${long}":1,"b":{"${long}":2}}`)).toBeNull();
+    expect(duplicateKey(`{"${"\\n".repeat(5_000_000)}":1,"b":2,"b" :3}`)).toBe("b");
+    expect(duplicateKey(`{"a":${"[".repeat(500_000)}${"]".repeat(500_000)}}`)).toBeNull();
+  });
+
+  it("is not misled by quotes and escapes", () => {
+    expect(duplicateKey('{"a\\\\":1,"a\\\\":2}')).toBe("a\\");
+    expect(duplicateKey('{"a\\"":1,"a":{"":[":"]},"":"a","\\u0061\\"":2}')).toBe('a"');
+    expect(duplicateKey('{"":"","b":["","",{"":1}]}')).toBeNull();
+  });
+
   it("agrees with an object that keeps its entries", () => {
     fc.assert(
       fc.property(fc.json(), (text) => {
