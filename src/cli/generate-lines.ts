@@ -135,7 +135,9 @@ async function promptOf(
 ): Promise<Int32Array> {
   const given = [line.messages, line.text, line.ids].filter((x) => x !== undefined).length;
   if (given !== 1)
-    throw new ActError("CONFIG_BAD_VALUE", `Expected one of \`messages\`, \`text\` and \`ids\`, got ${given}.`);
+    throw new ActError("CONFIG_BAD_VALUE", `Expected one of \`messages\`, \`text\` and \`ids\`, got ${given}.`, {
+      hint: "Give exactly one of them.",
+    });
   let tokens: Int32Array;
   if (line.messages !== undefined) {
     if (chat === null)
@@ -145,10 +147,19 @@ async function promptOf(
   else tokens = Int32Array.from(line.ids ?? []);
   const outside = tokens.find((id) => id >= policy.vocabSize);
   if (outside !== undefined)
-    throw new ActError("TOKEN_OUT_OF_RANGE", `Token ${outside} is not in the vocabulary of ${policy.vocabSize}.`);
-  if (tokens.length === 0) throw invalid("BAD_ARGUMENT", "text", "at least one token", "");
+    throw new ActError("TOKEN_OUT_OF_RANGE", `Token ${outside} is not in the vocabulary of ${policy.vocabSize}.`, {
+      hint: "Give ids that the model's own tokenizer makes.",
+    });
+  if (tokens.length === 0)
+    throw invalid("BAD_ARGUMENT", "text", "at least one token", "", "Give a text that is not empty.");
   if (tokens.length > policy.contextLength)
-    throw new ActError("PROMPT_TOO_LONG", `${tokens.length} tokens do not fit the context of ${policy.contextLength}.`);
+    throw new ActError(
+      "PROMPT_TOO_LONG",
+      `${tokens.length} tokens do not fit the context of ${policy.contextLength}.`,
+      {
+        hint: "Shorten the line.",
+      },
+    );
   return tokens;
 }
 

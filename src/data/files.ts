@@ -6,7 +6,7 @@
  */
 import { randomBytes } from "node:crypto";
 import { constants } from "node:fs";
-import { type FileHandle, mkdir, open, rename, rm, stat } from "node:fs/promises";
+import { type FileHandle, mkdir, open, realpath, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { ActError } from "../errors.js";
 
@@ -85,29 +85,40 @@ async function makeAll(path: string): Promise<void> {
 export class AtomicFile {
   readonly #handle: FileHandle;
   readonly #temporary: string;
+  readonly #target: string;
   readonly path: string;
   #state: "open" | "done" = "open";
 
-  private constructor(path: string, temporary: string, handle: FileHandle) {
+  private constructor(path: string, target: string, temporary: string, handle: FileHandle) {
     this.path = path;
+    this.#target = target;
     this.#temporary = temporary;
     this.#handle = handle;
   }
 
-  /** Opens the temporary file. The folder must exist. */
+  /** Opens the temporary file. The folder must exist; what a link names is replaced, not the link. */
   static async create(path: string): Promise<AtomicFile> {
-    const temporary = join(dirname(path), `.${basename(path)}.${process.pid}.${randomBytes(6).toString("hex")}.tmp`);
+    const target = await realpath(path).catch(() => path);
+    const temporary = join(
+      dirname(target),
+      `.${basename(target)}.${process.pid}.${randomBytes(6).toString("hex")}.tmp`,
+    );
     const handle = await withFileErrors("creating", path, async () => {
-      const target = await stat(path).catch(() => null);
+      const present = await stat(target).catch(() => null);
       // rename() would fail only after everything was written.
-      if (target?.isDirectory()) throw Object.assign(new Error("is a directory"), { code: "EISDIR" });
+      if (present?.isDirectory()) throw Object.assign(new Error("is a directory"), { code: "EISDIR" });
+      // And it would put a file in the place of a device or a pipe, for every program of the machine.
+      if (present !== null && !present.isFile())
+        throw new ActError("FILE_NOT_A_FILE", `Failed creating ${path}: it is a device or a pipe.`, {
+          hint: "Give the path of a file.",
+        });
       return open(
         temporary,
         constants.O_CREAT | constants.O_EXCL | constants.O_WRONLY,
-        (target?.mode ?? 0o666) & 0o777,
+        (present?.mode ?? 0o666) & 0o777,
       );
     });
-    return new AtomicFile(path, temporary, handle);
+    return new AtomicFile(path, target, temporary, handle);
   }
 
   /** Appends bytes. On a fault the temporary file is removed and the target stays as it was. */
@@ -127,13 +138,13 @@ export class AtomicFile {
     try {
       await this.#handle.sync();
       await this.#handle.close();
-      await rename(this.#temporary, this.path);
+      await rename(this.#temporary, this.#target);
       this.#state = "done";
     } catch (cause) {
       await this.discard();
       throw fileError("writing", this.path, cause);
     }
-    await syncFolder(dirname(this.path));
+    await syncFolder(dirname(this.#target));
   }
 
   /** Removes the temporary file; the target stays as it was. Safe to call twice, and after commit. */

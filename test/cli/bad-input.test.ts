@@ -18,12 +18,15 @@ import {
   chmodSync,
   cpSync,
   existsSync,
+  lstatSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
   renameSync,
   rmSync,
+  statSync,
+  symlinkSync,
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
@@ -108,6 +111,30 @@ describe("generate and score", { timeout: PATIENCE }, () => {
     expectTyped(cli([...args, "--output", folder]), 3, "FILE_NOT_A_FILE");
     expectTyped(cli([...args, "--output", join(folder, "none", "x")]), 3, "FILE_NOT_FOUND");
     expectTyped(cli(["score", "--model", model, "--input", folder]), 3, "FILE_NOT_A_FILE");
+  });
+
+  it("writes to a pipe as it is, and through a link", () => {
+    const pipe = join(folder, "pipe");
+    const copy = join(folder, "copy");
+    expect(spawnSync("mkfifo", [pipe]).status).toBe(0);
+    const args = [model, pipe, copy];
+    const script = `cat "$3" > "$4" & echo '{"ids":[1]}' | "$0" "$1" score --model "$2" --output "$3"; wait`;
+    expect(shell(script, ...args).stderr).toBe("");
+    expect(statSync(pipe).isFIFO()).toBe(true);
+    expect(JSON.parse(readFileSync(copy, "utf8"))).toMatchObject({ ids: [1] });
+    const link = join(folder, "link");
+    symlinkSync(copy, link);
+    expect(cli(["score", "--model", model, "--output", link], '{"ids":[2]}\n')).toMatchObject({ status: 0 });
+    expect(lstatSync(link).isSymbolicLink()).toBe(true);
+    expect(JSON.parse(readFileSync(copy, "utf8"))).toMatchObject({ ids: [2] });
+  });
+
+  it("scores what generate takes: lines longer than a forward pass of sampling", () => {
+    const ids = Array.from({ length: 2500 }, (_, i) => 1 + (i % 50));
+    const answer = JSON.parse(cli(["score", "--model", model], `${JSON.stringify({ ids })}\n`).stdout);
+    expect(answer.logprobs).toHaveLength(2499);
+    const capped = cli(["score", "--model", model, "--max-batch-tokens", "256"], `${JSON.stringify({ ids })}\n`);
+    expect(JSON.parse(capped.stdout).error).toMatchObject({ code: "BATCH_TOO_LARGE" });
   });
 
   it("writes an output file whole, or not at all", async () => {

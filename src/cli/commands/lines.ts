@@ -1,12 +1,15 @@
 /**
  * `generate` and `score`: the engine as a filter of JSON Lines.
  */
+import { open, stat } from "node:fs/promises";
 import { Writable } from "node:stream";
 import { finished } from "node:stream/promises";
 import { type Command, InvalidArgumentError } from "commander";
 import { z } from "zod";
-import { AtomicFile, fileError } from "../../data/files.js";
+import { AtomicFile, fileError, withFileErrors } from "../../data/files.js";
 import { Engine } from "../../engine/engine.js";
+import type { EngineOptions } from "../../engine/engine-options.js";
+import { openModelFolder } from "../../engine/model-folder.js";
 import { ActError } from "../../errors.js";
 import { followSignal } from "../../rollouts/abort.js";
 import { engineOptions, engineSettingsSchema, loadChat } from "../../stages/models.js";
@@ -63,10 +66,20 @@ export const registerScore: RegisterCommand = (program, { signal }, exit) => {
       0,
     );
   addLineFlags(addEngineFlags(command)).action(async (options: LineFlags) => {
-    await runLines(options, signal, (value, _, context) => scoreLine(value, context));
+    const handle = (value: unknown, _: number, context: LineContext): Promise<Answer> => scoreLine(value, context);
+    await runLines(options, signal, handle, scoringDefaults);
     exit(EXIT.ok);
   });
 };
+
+/** Longest line that `score` makes room for by itself. */
+const MAX_SCORED_TOKENS = 8192;
+
+/** A line is scored in one forward pass, of which nothing is cut off: the context sets its size. */
+async function scoringDefaults(model: string): Promise<EngineOptions> {
+  const { config } = await openModelFolder(model);
+  return { maxBatchTokens: Math.max(2, Math.min(config.native.maxPositions, MAX_SCORED_TOKENS)) };
+}
 
 interface LineFlags extends Record<string, unknown> {
   readonly model: string;
@@ -96,6 +109,7 @@ async function runLines(
   flags: LineFlags,
   signal: AbortSignal,
   handle: (value: unknown, index: number, context: LineContext) => Promise<Answer>,
+  defaultsOf: (model: string) => EngineOptions | Promise<EngineOptions> = () => ({}),
 ): Promise<void> {
   const settings = parseOptions(engineSettingsSchema, schemaValues(engineSettingsSchema, flags), "options");
   // Opened first: a wrong path must not wait for a model to load.
@@ -105,7 +119,8 @@ async function runLines(
     const tokenizer = await Tokenizer.load(flags.model);
     const chat = await loadChat(tokenizer);
     const adapter = flags.adapter === undefined ? {} : { adapter: flags.adapter };
-    const options = { ...engineOptions(settings), ...adapter, tokenBytes: bytesOf(tokenizer) };
+    const defaults = await defaultsOf(flags.model);
+    const options = { ...defaults, ...engineOptions(settings), ...adapter, tokenBytes: bytesOf(tokenizer) };
     using following = followSignal(signal);
     await using policy = await Engine.load(flags.model, options, { signal });
     const context: LineContext = { policy, tokenizer, chat, signal: following.signal };
@@ -138,9 +153,12 @@ function bytesOf(tokenizer: Tokenizer): ReturnType<Tokenizer["tokenBytes"]> | nu
   }
 }
 
-/** Standard output, or a file that appears when all answers are written. */
+/** Standard output, a device or pipe, or a file that appears when all answers are written. */
 async function openOutput(path: string | undefined): Promise<Writable> {
   if (path === undefined || path === "-") return process.stdout;
+  const present = await stat(path).catch(() => null);
+  if (present !== null && !present.isFile() && !present.isDirectory())
+    return (await withFileErrors("opening", path, () => open(path, "w"))).createWriteStream();
   const file = await AtomicFile.create(path);
   const settle = (work: Promise<void>, done: (error?: Error | null) => void): void => {
     work.then(() => done(), done);
