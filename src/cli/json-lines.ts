@@ -33,7 +33,7 @@ const MAX_LINE_BYTES = 64 * 1024 * 1024;
  * Answers every line of the input with one line.
  *
  * A line that is no JSON, or whose handler throws a typed error, is answered with
- * `{"error": {"code", "message", "hint"}, "line"}`, and the stream goes on. Blank lines are skipped.
+ * `{"id"?, "error": {"code", "message", "hint"}, "line"}`, and the stream goes on. Blank lines are skipped.
  *
  * @param handle Gets the parsed value and the number of the line among the answered ones, from 0.
  * @throws Abort reasons, faults of input and output, and errors that are not typed (faults of this program).
@@ -161,13 +161,22 @@ async function answer(
   index: number,
   signal: AbortSignal | undefined,
 ): Promise<PendingAnswer> {
+  let value: unknown;
   try {
     if (typeof text !== "string") throw text;
-    return await handle(parse(text), index);
+    value = parse(text);
+    return await handle(value, index);
   } catch (cause) {
     if (signal?.aborted || !(cause instanceof ActError) || cause.code === "DISPOSED") return { broken: cause };
-    return { error: { code: cause.code, message: withoutHint(cause), hint: cause.hint }, line };
+    return { ...idOf(value), error: { code: cause.code, message: withoutHint(cause), hint: cause.hint }, line };
   }
+}
+
+/** The line's own name, where it has one. */
+function idOf(value: unknown): { readonly id?: string | number } {
+  if (typeof value !== "object" || value === null || !("id" in value)) return {};
+  const { id } = value;
+  return typeof id === "string" || typeof id === "number" ? { id } : {};
 }
 
 /** The message of an error has its hint at the end. */

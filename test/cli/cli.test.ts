@@ -111,7 +111,7 @@ describe("generate and score", () => {
       '{"ids": []}',
       '{"text": "a", "ids": [1]}',
       '{"text": "a", "temprature": 1}',
-      '{"text": "a", "temperature": -1}',
+      '{"text": "a", "temperature": -1, "id": "cold"}',
       '{"ids": [1, 2], "id": "last"}',
       "[1]",
     ];
@@ -129,6 +129,7 @@ describe("generate and score", () => {
       "CONFIG_BAD_VALUE",
     ]);
     expect(answers.map((a) => a.line)).toEqual([1, 3, 4, 5, 6, 7, undefined, 9]);
+    expect(answers.map((a) => a.id)).toEqual([...new Array(5).fill(undefined), "cold", "last", undefined]);
     expect(answers[4]?.error.hint).toContain("temperature");
     const scored = jsonLines(cli(["score", "--model", model], '{"ids":[5]}\n{"messages":[]}\n').stdout);
     expect(scored[0]).toEqual({ ids: [5], logprobs: [], sum: 0 });
