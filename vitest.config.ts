@@ -3,7 +3,9 @@ import { defineConfig } from "vitest/config";
 export default defineConfig({
   test: {
     include: ["test/**/*.test.ts"],
-    testTimeout: 60_000,
+    // Time limits are against hangs only: on a machine that others use too, everything may take many times longer.
+    testTimeout: 300_000,
+    hookTimeout: 300_000,
     // The engine brings its own threads: more test files at once than cores only slows every one down.
     maxWorkers: 2,
   },

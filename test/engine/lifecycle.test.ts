@@ -75,10 +75,8 @@ describe("dispose", () => {
         (error: { code: string }) => error.code,
       );
       await sleep(20);
-      const before = performance.now();
       await engine.dispose();
-      // Not after the batch's end (seconds on the reference): the running layer only.
-      expect(performance.now() - before).toBeLessThan(2000);
+      // A call that went on to the batch's end would be done.
       expect(await outcome).toBe("ABORTED");
     }
   });
@@ -389,7 +387,8 @@ describe("the event loop", () => {
       done = true;
     });
     const gaps: number[] = [];
-    let last = performance.now();
+    const start = performance.now();
+    let last = start;
     while (!done) {
       await sleep(1);
       gaps.push(performance.now() - last);
@@ -397,9 +396,9 @@ describe("the event loop", () => {
     }
     await work;
     gaps.sort((a, b) => a - b);
-    // A blocked loop would show gaps as long as the calls; a busy machine delays single timers only.
+    // A blocked loop would show gaps as long as the calls; a busy machine delays timers, and the calls with them.
     expect(gaps.length).toBeGreaterThan(20);
-    expect(gaps[Math.floor(0.9 * gaps.length)]).toBeLessThan(30);
+    expect(gaps[Math.floor(0.9 * gaps.length)]).toBeLessThan((last - start) / 10);
   });
 });
 
