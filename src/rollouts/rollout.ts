@@ -11,6 +11,7 @@ import { followSignal } from "./abort.js";
 import { asEnvironmentError, withDeadline } from "./deadline.js";
 import type { Episode, EpisodeStep } from "./episode.js";
 import { failedEpisode, type PlayOptions, playEpisode } from "./play.js";
+import { pauseBeforeRetry, RETRY_PAUSE_MS, retryDelay } from "./retry.js";
 
 /** One episode to play. */
 export interface EpisodeRequest {
@@ -26,6 +27,8 @@ export interface RolloutOptions extends PlayOptions {
   readonly concurrency: number;
   /** Times an episode is started again after a retryable fault of its environment. */
   readonly retries: number;
+  /** Longest pause before the first of them in milliseconds, see {@link retryDelay}; default 1000. */
+  readonly retryPause?: number | undefined;
   /** Called as episodes end, in that order. */
   readonly onEpisode?: ((episode: Episode) => void) | undefined;
 }
@@ -44,7 +47,7 @@ export interface RolloutCounts {
  * Plays episodes, `concurrency` at a time.
  *
  * A fault of an environment ends that attempt; its environment is closed, and a retryable fault starts the episode
- * again in a fresh one. An episode that still fails comes back with outcome `environment_failed`.
+ * again in a fresh one after a pause. An episode that still fails comes back with outcome `environment_failed`.
  *
  * @returns Episodes in the order of `requests`.
  * @throws Abort reasons and the policy's errors, after every environment has been closed.
@@ -147,6 +150,8 @@ async function playWithRetries(
       await seat.close();
       if (!cause.retryable || faults.length > options.retries)
         return failedEpisode(request.index, request.taskId, steps, faults, lost, (performance.now() - began) / 1000);
+      const pause = retryDelay(options.retryPause ?? RETRY_PAUSE_MS, faults.length - 1, request.index);
+      await pauseBeforeRetry(pause, options.signal);
     }
   }
 }

@@ -13,6 +13,7 @@ import { type Environment, EnvironmentError, type EnvironmentProvider } from "..
 import { ActError } from "../errors.js";
 import type { HistoryStep } from "../prompts/state.js";
 import { callEnvironment } from "../rollouts/deadline.js";
+import { pauseBeforeRetry, retryDelay, retryShape } from "../rollouts/retry.js";
 import { PartialResults, runResumable } from "./resumable.js";
 import type { StageContext } from "./stage.js";
 
@@ -41,7 +42,7 @@ export const collectSchema = z.strictObject({
     .nullable()
     .default(60_000)
     .describe("milliseconds a call of the environment may take; null: no limit"),
-  retries: z.number().int().min(0).default(2).describe("new attempts after a retryable fault of the environment"),
+  ...retryShape,
 });
 /** Options of {@link collect}. */
 export type CollectOptions = z.infer<typeof collectSchema>;
@@ -141,6 +142,7 @@ async function demonstrate(
     } finally {
       await environment?.close().catch(() => undefined);
     }
+    await pauseBeforeRetry(retryDelay(options.retryPause, attempt, taskId), signal);
   }
 }
 

@@ -134,6 +134,7 @@ async function evaluatePanel(
         malformedLimit: options.malformedLimit,
         concurrency: options.concurrency,
         retries: options.retries,
+        retryPause: options.retryPause,
         signal: context.signal,
         onEpisode: (episode) => {
           const repeat = Math.floor(episode.index / tasks.length);

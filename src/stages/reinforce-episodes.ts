@@ -20,6 +20,7 @@ import { type Episode, invalidSteps, totalReward } from "../rollouts/episode.js"
 import { episodeForm, formNames } from "../rollouts/form.js";
 import { horizonAt, horizonSchema } from "../rollouts/horizon.js";
 import { deriveSeed, EpochOrder } from "../rollouts/random.js";
+import { retryShape } from "../rollouts/retry.js";
 import { rollout } from "../rollouts/rollout.js";
 import { noData } from "./collect.js";
 import { assertFresh, meanOrNull, policyStep, type Reference, share } from "./policy-step.js";
@@ -57,7 +58,7 @@ export const playShape = {
     .nullable()
     .default(null)
     .describe("replies without action in a row that end an episode; null: none"),
-  retries: z.number().int().min(0).default(2).describe("new attempts after a retryable fault of the environment"),
+  ...retryShape,
 };
 
 /** Keys of the stage `reinforce` in its whole-episode form. */
@@ -226,6 +227,7 @@ async function playGroups(
     malformedLimit: options.malformedLimit,
     concurrency: options.concurrency,
     retries: options.retries,
+    retryPause: options.retryPause,
     signal,
   });
   return taskIds.map((_, t) => {

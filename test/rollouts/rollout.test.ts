@@ -27,6 +27,7 @@ function options(script: Script, changes: Partial<RolloutOptions> = {}): Rollout
     malformedLimit: null,
     concurrency: 3,
     retries: 2,
+    retryPause: 1,
     ...changes,
     policy,
   };

@@ -53,7 +53,11 @@ describe("collect", () => {
   it("counts environments that fail, and says so when nothing is left", async () => {
     const fault = (task: string): EnvironmentError | null =>
       task === "2" ? new EnvironmentError("ENVIRONMENT_LOST", "gone") : null;
-    const result = await collect(countingProvider({ fault }), collectSchema.parse({ panel: "all" }), await context());
+    const result = await collect(
+      countingProvider({ fault }),
+      collectSchema.parse({ panel: "all", retryPause: 1 }),
+      await context(),
+    );
     expect(result).toMatchObject({ solved: 5, environmentFailed: 1 });
     const all = countingProvider({ fault: () => new EnvironmentError("ENVIRONMENT_FAILED", "broken") });
     await expect(collect(all, collectSchema.parse({ panel: "all" }), await context())).rejects.toMatchObject({
