@@ -15,7 +15,7 @@ import { ETO_SIMPLIFICATIONS, ETO_STEP_LIMITS, etoVariations } from "./eto_split
 import { TYPE_TABLE } from "./jvm.js";
 import { type PoolStatistics, SimulatorPool } from "./pool.js";
 import { Simulator } from "./simulator.js";
-import { formatTaskId, type Split, simplificationFault, splitRange, TASKS } from "./tasks.js";
+import { formatTaskId, type Split, shortVariations, simplificationFault, splitRange, TASKS } from "./tasks.js";
 
 /** Memory of a JVM beside its heap, in MiB: 350 MiB resident were measured with a heap of 256 MiB. */
 const JVM_OVERHEAD_MB = 100;
@@ -25,7 +25,7 @@ export const scienceWorldOptionsSchema = z.strictObject({
   jar: z.string().min(1).optional(),
   /** The `java` program, Java 8 or later. */
   java: z.string().min(1).default("java"),
-  /** Simplifications of the tasks of the panels `train`, `dev`, `test` and `test-first`: none, `easy`, or a list. */
+  /** Simplifications of the tasks of all panels but ETO's: none, `easy`, or a list. */
   simplifications: z.string().default(""),
   /** Steps after which an episode is truncated: one number, ETO's by task (100 elsewhere), or numbers by task. */
   stepLimit: z.union([z.int().min(1), z.literal("eto"), z.record(z.string(), z.int().min(1))]).default(100),
@@ -69,7 +69,11 @@ const RELEASES: Readonly<Record<string, string>> = {
 /** Changes when this folder makes other episodes of the same jar. */
 const REVISION = 1;
 
-const PANELS = ["train", "dev", "test", "test-first", "eto-train", "eto-dev", "eto-test"] as const;
+const PANELS = [
+  ...(["train", "dev", "test", "test-first"] as const),
+  ...(["short-train", "short-dev", "short-test"] as const),
+  ...(["eto-train", "eto-dev", "eto-test"] as const),
+];
 const PANEL_VERSION = 1;
 
 export class ScienceWorldProvider implements EnvironmentProvider {
@@ -151,7 +155,7 @@ export class ScienceWorldProvider implements EnvironmentProvider {
 
   /**
    * `train`, `dev`, `test`: the published split, all variations. `test-first`: the first test variation of each task.
-   * `eto-*`: ETO's lists, always with `easy`.
+   * `short-*`: some variations of the tasks that take few actions, of the same split. `eto-*`: ETO's lists, always with `easy`.
    */
   async panel(name: string): Promise<Panel> {
     const tasks = this.#panelTasks(name);
@@ -186,6 +190,8 @@ export class ScienceWorldProvider implements EnvironmentProvider {
           formatTaskId(task.name, first + i, simplifications),
         );
       });
+    const short = (split: Split): string[] =>
+      shortVariations(split).map(({ task, variation }) => formatTaskId(task, variation, simplifications));
     const eto = (split: Split): string[] =>
       etoVariations(split).map(({ task, variation }) => formatTaskId(task, variation, ETO_SIMPLIFICATIONS));
     switch (name as (typeof PANELS)[number]) {
@@ -195,6 +201,12 @@ export class ScienceWorldProvider implements EnvironmentProvider {
         return ranged(name as Split, Number.POSITIVE_INFINITY);
       case "test-first":
         return ranged("test", 1);
+      case "short-train":
+        return short("train");
+      case "short-dev":
+        return short("dev");
+      case "short-test":
+        return short("test");
       case "eto-train":
         return eto("train");
       case "eto-dev":

@@ -86,6 +86,36 @@ export function splitRange(task: TaskInfo, split: Split): readonly [number, numb
   return split === "dev" ? [2 * k, 3 * k] : [3 * k, task.variations];
 }
 
+/** Tasks whose gold paths are short: 3 to 14 actions with `easy`. A small model can play them through. */
+export const SHORT_TASKS: readonly string[] = [
+  "lifespan-longest-lived",
+  "lifespan-shortest-lived",
+  "lifespan-longest-lived-then-shortest-lived",
+  "find-non-living-thing",
+  "find-living-thing",
+  "find-plant",
+  "find-animal",
+];
+
+/** Variations of each short task in a panel. */
+const SHORT_COUNTS: Readonly<Record<Split, number>> = { train: 40, dev: 10, test: 10 };
+/** Shares no factor with the counts, so that stepping by it meets every place once. */
+const SHORT_STRIDE = 7;
+
+/**
+ * The short tasks in turn, each at variations that lie evenly over a split, in an order in which any first part of them
+ * does so too.
+ */
+export function shortVariations(split: Split): { readonly task: string; readonly variation: number }[] {
+  const count = SHORT_COUNTS[split];
+  return Array.from({ length: count }, (_, round) => (round * SHORT_STRIDE) % count).flatMap((place) =>
+    SHORT_TASKS.map((task) => {
+      const [first, end] = splitRange(BY_NAME.get(task) as TaskInfo, split);
+      return { task, variation: first + Math.floor((place * (end - first)) / count) };
+    }),
+  );
+}
+
 /** Writes a task id. */
 export function formatTaskId(name: string, variation: number, simplifications: string): string {
   return simplifications === "" ? `${name}/${variation}` : `${name}/${variation}/${simplifications}`;

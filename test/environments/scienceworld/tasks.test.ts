@@ -2,7 +2,14 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { ETO_STEP_LIMITS, etoVariations } from "../../../src/environments/scienceworld/eto_split.js";
-import { formatTaskId, parseTaskId, splitRange, TASKS } from "../../../src/environments/scienceworld/tasks.js";
+import {
+  formatTaskId,
+  parseTaskId,
+  SHORT_TASKS,
+  shortVariations,
+  splitRange,
+  TASKS,
+} from "../../../src/environments/scienceworld/tasks.js";
 import { recordings } from "./live.js";
 
 describe("ScienceWorld tasks", () => {
@@ -53,6 +60,24 @@ describe("ScienceWorld tasks", () => {
     ])
       expect(() => parseTaskId(bad), bad).toThrow(expect.objectContaining({ code: "ENVIRONMENT_UNKNOWN_TASK" }));
     expect(() => parseTaskId("test-conductivity/1/openDoors,noElectricalAction")).toThrow(/electricity/);
+  });
+});
+
+describe("The short tasks", () => {
+  it("come in turn, each at different variations all over its split", () => {
+    for (const [split, count] of [["train", 40] as const, ["dev", 10] as const, ["test", 10] as const]) {
+      const panel = shortVariations(split);
+      expect(panel.map(({ task }) => task)).toEqual(Array.from({ length: count }, () => SHORT_TASKS).flat());
+      expect(new Set(panel.map(({ task, variation }) => `${task}/${variation}`)).size).toBe(panel.length);
+      for (const name of SHORT_TASKS) {
+        const [first, end] = splitRange(TASKS.find((task) => task.name === name) ?? expect.unreachable(), split);
+        const all = panel.filter(({ task }) => task === name).map(({ variation }) => variation);
+        expect(all.filter((variation) => variation < first || variation >= end)).toEqual([]);
+        // A first part is spread too: about as much of it in the lower half of the split as in the upper.
+        const lower = all.slice(0, count / 2).filter((variation) => variation < (first + end) / 2);
+        expect(Math.abs(lower.length - count / 4)).toBeLessThanOrEqual(1);
+      }
+    }
   });
 });
 
