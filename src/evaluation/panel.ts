@@ -2,7 +2,8 @@
  * Success of a policy on a frozen panel of tasks.
  */
 import type { EpisodeRecord, RecordHeader } from "../data/records.js";
-import { mean, wilson } from "./statistics.js";
+import { deriveSeed } from "../rollouts/random.js";
+import { bootstrapMean, wilson } from "./statistics.js";
 import type { PanelResult } from "./summary.js";
 
 /**
@@ -28,12 +29,21 @@ export function panelResult(
     const inside = played.filter((e) => (e.category ?? "") === name);
     categories[name] = { episodes: inside.length, successes: successesOf(inside) };
   }
+  const score =
+    played.length === 0
+      ? { mean: 0, low: 0, high: 0 }
+      : bootstrapMean(
+          played.map((e) => e.score),
+          deriveSeed(0, "score"),
+        );
   return {
     episodes: played.length,
     successes,
     rate: share(successes, played.length),
     ...wilson(successes, played.length),
-    score: played.length === 0 ? 0 : mean(played.map((e) => e.score)),
+    score: score.mean,
+    score_low: score.low,
+    score_high: score.high,
     truncated: share(played.filter((e) => e.outcome === "truncated").length, played.length),
     environment_failed: episodes.length - played.length,
     steps: share(replies, played.length),

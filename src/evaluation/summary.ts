@@ -15,6 +15,9 @@ export const panelResultSchema = z.strictObject({
   high: z.number().min(0).max(1),
   /** Mean final score, 1 is best. */
   score: z.number(),
+  /** 95% bootstrap interval of the mean score over episodes; absent in results of older versions. */
+  score_low: z.number().optional(),
+  score_high: z.number().optional(),
   /** Share of episodes ended by a limit. */
   truncated: z.number().min(0).max(1),
   /** Episodes left out because the environment failed. */

@@ -16,7 +16,7 @@ import { type ExampleEpisode, examplesFile } from "../stages/evaluate.js";
 import { METRICS_FILE, SAMPLES_FILE } from "../stages/training-loop.js";
 import { curveSvg } from "./curve.js";
 import { Html, html } from "./html.js";
-import { percent, signed } from "./table.js";
+import { percent, scoreText, signed } from "./table.js";
 
 export const REPORT_FILE = "report.html";
 
@@ -98,7 +98,7 @@ function resultsSection(summary: Summary): Html {
   const rows = Object.entries(summary.policies).flatMap(([policy, panels]) =>
     Object.entries(panels).map(
       ([panel, r]) => html`<tr><td>${policy}</td><td>${panel.replaceAll("_", " ")}</td><td>${percent(r.rate)}</td>
-<td>${bar(r)}</td><td>${percent(r.low)} to ${percent(r.high)}</td><td>${r.successes}/${r.episodes}</td><td>${r.steps.toFixed(1)}</td><td>${percent(r.malformed)}</td></tr>`,
+<td>${bar(r)}</td><td>${percent(r.low)} to ${percent(r.high)}</td><td>${r.successes}/${r.episodes}</td><td>${scoreText(r)}</td><td>${r.steps.toFixed(1)}</td><td>${percent(r.malformed)}</td></tr>`,
     ),
   );
   const judges = Object.entries(summary.judge).map(
@@ -115,7 +115,7 @@ function resultsSection(summary: Summary): Html {
 <td>${signed(c.low)} to ${signed(c.high)}</td><td>${c.p.toPrecision(2)}</td><td>${c.only_right} / ${c.only_left}</td></tr>`,
   );
   return html`<h2>Results</h2>
-${table(["policy", "panel", "success", "", "95% interval", "episodes", "steps", "malformed"], rows)}
+${table(["policy", "panel", "success", "", "95% interval", "episodes", "mean score", "steps", "malformed"], rows)}
 ${table(["judge", "accuracy", "95% interval", "consistent in both orders", "first picked", "malformed", "pairs"], judges)}
 ${table(["difference (points)", "panel", "", "95% interval", "p (McNemar)", "won / lost tasks"], comparisons)}`;
 }

@@ -1,7 +1,7 @@
 /**
  * A summary as a table for a terminal.
  */
-import type { Summary } from "../evaluation/summary.js";
+import type { PanelResult, Summary } from "../evaluation/summary.js";
 
 /** Lines of the table, and what belongs below it. */
 export function summaryTable(summary: Summary): string {
@@ -17,6 +17,15 @@ export function summaryTable(summary: Summary): string {
       }),
     ]);
     parts.push(grid(["success", ...panels.map((p) => p.replaceAll("_", " "))], rows));
+  }
+  const results = Object.values(summary.policies).flatMap((p) => Object.values(p));
+  // Where an episode is either won or worth nothing, the score says the same as the success.
+  if (results.some((r) => Math.abs(r.score - r.rate) > 1e-9)) {
+    const rows = Object.entries(summary.policies).map(([policy, of]) => [
+      policy,
+      ...panels.map((panel) => (of[panel] === undefined ? "-" : scoreText(of[panel]))),
+    ]);
+    parts.push(grid(["mean score", ...panels.map((p) => p.replaceAll("_", " "))], rows));
   }
   const judge = Object.entries(summary.judge).map(([when, j]) => [
     when,
@@ -38,10 +47,17 @@ export function summaryTable(summary: Summary): string {
   if (comparisons.length > 0) parts.push(grid(["difference", "panel", "95% interval", "p", "tasks"], comparisons));
   const seeds = summary.seeds.length === 1 ? "1 seed" : `${summary.seeds.length} seeds`;
   parts.push(
-    `${seeds}, 95% intervals (Wilson; differences: paired bootstrap, exact McNemar test). ` +
+    `${seeds}, 95% intervals (Wilson; scores: bootstrap; differences: paired bootstrap, exact McNemar test). ` +
       `${Math.round(summary.seconds)} s on ${summary.machine}, commit ${summary.commit.slice(0, 12)}.`,
   );
   return parts.join("\n\n");
+}
+
+/** `0.43 [0.31, 0.55]` */
+export function scoreText({ score, score_low, score_high }: PanelResult): string {
+  const interval =
+    score_low === undefined || score_high === undefined ? "" : ` [${score_low.toFixed(2)}, ${score_high.toFixed(2)}]`;
+  return score.toFixed(2) + interval;
 }
 
 /** `62.1%` */

@@ -127,12 +127,27 @@ describe("panelResult", () => {
       rate: 1 / 3,
       truncated: 1 / 3,
       environment_failed: 1,
+      score: 1 / 3,
       steps: 4,
       malformed: 3 / 12,
       rejected: 3 / 9,
       categories: { look: { episodes: 1, successes: 0 }, pick: { episodes: 2, successes: 1 } },
     });
     expect(panelResultSchema.parse(result)).toEqual(result);
+  });
+
+  it("gives the mean score an interval that shrinks with the episodes", () => {
+    const width = (n: number): number => {
+      const episodes = Array.from({ length: n }, (_, i) => episode(String(i), "failure", { score: (i % 10) / 10 - 1 }));
+      const { score, score_low = 1, score_high = 0 } = panelResult(header, episodes, 1);
+      expect(score).toBeCloseTo(-0.55, 12);
+      expect(score_low).toBeLessThan(score);
+      expect(score_high).toBeGreaterThan(score);
+      return score_high - score_low;
+    };
+    // The standard deviation of 0, .1, ..., .9 is 0.287: 2 * 1.96 * 0.287 / sqrt(n), within the bootstrap's own spread.
+    for (const n of [20, 200]) expect(width(n) / ((2 * 1.96 * 0.287) / Math.sqrt(n))).toBeCloseTo(1, 0);
+    expect(width(200)).toBeLessThan(width(20) / 2.5);
   });
 
   it("makes no rate of nothing", () => {

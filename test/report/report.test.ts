@@ -98,6 +98,13 @@ difference     panel            95% interval          p      tasks
 -------------  ---------------  --------------------  -----  -----
 act - initial  in distribution  +50.0 [+0.0, +100.0]  0.500  4
 
-1 seed, 95% intervals (Wilson; differences: paired bootstrap, exact McNemar test). 12 s on a machine, commit 0123456789ab.`);
+1 seed, 95% intervals (Wilson; scores: bootstrap; differences: paired bootstrap, exact McNemar test). 12 s on a machine, commit 0123456789ab.`);
+
+    const scored = { ...panel, score: 0.4321, score_low: 0.3, score_high: 0.555 };
+    const graded = { ...summary, policies: { initial: { in_distribution: panel }, act: { in_distribution: scored } } };
+    expect(summaryTable(graded).split("\n\n")[1]).toBe(`mean score  in distribution
+----------  -----------------
+initial     0.25
+act         0.43 [0.30, 0.56]`);
   });
 });
