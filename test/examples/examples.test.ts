@@ -1,10 +1,12 @@
-import { execFile } from "node:child_process";
+import { execFile, spawn } from "node:child_process";
+import { once } from "node:events";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import ts from "typescript";
 import { describe, expect, it, vi } from "vitest";
 import type { Policy } from "../../src/engine/policy.js";
+import { OpenEnvProvider } from "../../src/environments/openenv/openenv.js";
 import { Dialogue, promptSchema } from "../../src/rollouts/dialogue.js";
 import type { Episode } from "../../src/rollouts/episode.js";
 import { ChatTemplate } from "../../src/tokens/chat-template.js";
@@ -90,6 +92,44 @@ describe("examples/custom-environment.mjs", () => {
     },
     120_000,
   );
+});
+
+describe.skipIf(!existsSync(join(root, "dist/index.js")))("examples/environment-server.mjs", () => {
+  it("serves the environment of one's own, expert included, to whoever speaks the protocol", async () => {
+    const child = spawn(process.execPath, ["examples/environment-server.mjs", "0"], { cwd: root });
+    const failed: string[] = [];
+    child.stderr.setEncoding("utf8").on("data", (text: string) => failed.push(text));
+    const exited = once(child, "exit");
+    try {
+      const url = await Promise.race([
+        once(child.stdout.setEncoding("utf8"), "data").then(([text]) => String(text).trim()),
+        exited.then(() => expect.unreachable(failed.join(""))),
+      ]);
+      const provider = await OpenEnvProvider.open({ url, panels: { all: ["number/7", "number/20"] } });
+      const environment = await provider.create();
+      for (const [task, guesses] of [
+        ["number/7", ["guess 10", "guess 5", "guess 7"]],
+        ["number/20", ["guess 10", "guess 15", "guess 18", "guess 19", "guess 20"]],
+      ] as const) {
+        expect(await environment.reset(task)).toMatchObject({
+          task: "guess the number",
+          observation: "It is between 1 and 20.",
+        });
+        expect(await environment.step("guess 21")).toMatchObject({ accepted: false, observation: "Guess a number." });
+        for (const guess of guesses) {
+          expect(await environment.expertAction()).toBe(guess);
+          const { success, reward } = await environment.step(guess);
+          expect([success, reward]).toEqual(guess === guesses.at(-1) ? [true, 1] : [false, 0]);
+        }
+      }
+      await environment.close();
+      await provider.close();
+    } finally {
+      child.kill("SIGTERM");
+    }
+    // Its server closed, nothing keeps it.
+    expect(await exited).toEqual([0, null]);
+  }, 120_000);
 });
 
 describe("examples/agent-over-http.mjs", () => {
