@@ -16,7 +16,7 @@ import { type ExampleEpisode, examplesFile } from "../stages/evaluate.js";
 import { METRICS_FILE, SAMPLES_FILE } from "../stages/training-loop.js";
 import { curveSvg } from "./curve.js";
 import { Html, html } from "./html.js";
-import { percent, scoreText, signed } from "./table.js";
+import { failedEnvironments, percent, scoreText, signed } from "./table.js";
 
 export const REPORT_FILE = "report.html";
 
@@ -116,6 +116,7 @@ function resultsSection(summary: Summary): Html {
   );
   return html`<h2>Results</h2>
 ${table(["policy", "panel", "success", "", "95% interval", "episodes", "mean score", "steps", "malformed"], rows)}
+${failedEnvironments(summary).map((line) => html`<p class="bad">${line}</p>`)}
 ${table(["judge", "accuracy", "95% interval", "consistent in both orders", "first picked", "malformed", "pairs"], judges)}
 ${table(["difference (points)", "panel", "", "95% interval", "p (McNemar)", "won / lost tasks"], comparisons)}`;
 }

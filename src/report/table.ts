@@ -45,12 +45,28 @@ export function summaryTable(summary: Summary): string {
     String(c.pairs),
   ]);
   if (comparisons.length > 0) parts.push(grid(["difference", "panel", "95% interval", "p", "tasks"], comparisons));
+  const leftOut = failedEnvironments(summary);
+  if (leftOut.length > 0) parts.push(leftOut.join("\n"));
   const seeds = summary.seeds.length === 1 ? "1 seed" : `${summary.seeds.length} seeds`;
   parts.push(
     `${seeds}, 95% intervals (Wilson; scores: bootstrap; differences: paired bootstrap, exact McNemar test). ` +
       `${Math.round(summary.seconds)} s on ${summary.machine}, commit ${summary.commit.slice(0, 12)}.`,
   );
   return parts.join("\n\n");
+}
+
+/** A line for each panel from which episodes are missing: their environments failed, which is not the policy's doing. */
+export function failedEnvironments(summary: Summary): string[] {
+  return Object.entries(summary.policies).flatMap(([policy, results]) =>
+    Object.entries(results).flatMap(([panel, r]) => {
+      const { environment_failed: failed, episodes } = r;
+      if (failed === 0) return [];
+      return [
+        `${policy}, ${panel.replaceAll("_", " ")}: the environment failed in ${failed} of ${failed + episodes} episodes, ` +
+          `which are left out; \`fault\` in episodes.${panel}.jsonl says how.`,
+      ];
+    }),
+  );
 }
 
 /** `0.43 [0.31, 0.55]` */

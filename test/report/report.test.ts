@@ -100,6 +100,15 @@ act - initial  in distribution  +50.0 [+0.0, +100.0]  0.500  4
 
 1 seed, 95% intervals (Wilson; scores: bootstrap; differences: paired bootstrap, exact McNemar test). 12 s on a machine, commit 0123456789ab.`);
 
+    const lossy = { initial: { in_distribution: { ...panel, environment_failed: 3 } } };
+    expect(
+      summaryTable({ ...summary, policies: lossy })
+        .split("\n\n")
+        .at(-2),
+    ).toBe(
+      "initial, in distribution: the environment failed in 3 of 7 episodes, which are left out; " +
+        "`fault` in episodes.in_distribution.jsonl says how.",
+    );
     const scored = { ...panel, score: 0.4321, score_low: 0.3, score_high: 0.555 };
     const graded = { ...summary, policies: { initial: { in_distribution: panel }, act: { in_distribution: scored } } };
     expect(summaryTable(graded).split("\n\n")[1]).toBe(`mean score  in distribution
