@@ -1,9 +1,14 @@
 /** The environments a server has made, by number, and what the last call on each answered. */
 import type { AdmissibleActions, Environment, EnvironmentProvider, EpisodeStart, Transition } from "../environment.js";
 import { Refused } from "../pydantic/http.js";
+import type { ScienceWorldEnvironment } from "../scienceworld/environment.js";
+import type { Inspection } from "../scienceworld/simulator.js";
 
 /** A fault that is answered with status 200 and `{"error": text}`. */
 export class Told extends Error {}
+
+/** ScienceWorld's environment; others have no such calls. */
+type Inspectable = Pick<ScienceWorldEnvironment, "inspect">;
 
 /** One environment. */
 export interface Room {
@@ -105,6 +110,12 @@ export class Rooms {
   async admissible(room: Room): Promise<AdmissibleActions> {
     const listed = await this.#told(() => room.environment.admissibleActions());
     return listed ?? { actions: [], patterns: [] };
+  }
+
+  /** What a simulator tells beside its episode, or null where the environment has nothing more to tell. */
+  async inspect(room: Room): Promise<Inspection | null> {
+    const { environment } = room;
+    return "inspect" in environment ? this.#told(() => (environment as Inspectable).inspect()) : null;
   }
 
   /** Ends an environment. Returns whether there was one. */

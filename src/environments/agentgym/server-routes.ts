@@ -2,6 +2,7 @@
 import type { IncomingMessage } from "node:http";
 import type { Field } from "../pydantic/fields.js";
 import { type BodyRules, notFound, onlyMethod, readBodyFields, readQueryFields } from "../pydantic/http.js";
+import type { Inspection } from "../scienceworld/simulator.js";
 import type { AgentGymKind } from "./dialects.js";
 import { type Room, type Rooms, Told } from "./rooms.js";
 
@@ -79,8 +80,19 @@ function sciworld(rooms: Rooms): Table {
     reward: room.reward,
     score: points(room.score),
   });
+  const detail = (room: Room): object => ({
+    deleted: false,
+    done: room.done,
+    ...(room.start === null ? {} : told(room)),
+  });
   const begun = (room: Room, fault: string): void => {
     if (room.start === null) throw new Told(fault);
+  };
+  const inspected = async (room: Room): Promise<Inspection> => {
+    begun(room, NOT_INITIALIZED);
+    const answer = await rooms.inspect(room);
+    if (answer === null) throw new Told("Only the simulator's own environment tells its goals and objects.");
+    return answer;
   };
   return {
     "/": ["GET", async () => "This is environment ScienceWorld."],
@@ -113,18 +125,37 @@ function sciworld(rooms: Rooms): Table {
     "/task_description": get(running, "id", rooms, async (room) => ({
       task_description: room.start?.task ?? NOT_INITIALIZED,
     })),
-    "/detail": get(running, "id", rooms, async (room) => ({
-      deleted: false,
-      done: room.done,
-      ...(room.start === null ? {} : told(room)),
-    })),
+    "/detail": get(running, "id", rooms, async (room) => detail(room)),
     "/action_hint": get(running, "id", rooms, async (room) => {
       if (room.start === null) return { possible_actions: [NOT_INITIALIZED], possible_objects: [NOT_INITIALIZED] };
-      // Whole actions in place of the original's templates and objects.
+      const inspection = await rooms.inspect(room);
+      if (inspection !== null) return { possible_actions: inspection.templates, possible_objects: inspection.objects };
+      // Whole actions where there are no templates.
       return { possible_actions: (await rooms.admissible(room)).actions, possible_objects: [] };
+    }),
+    "/goals": get(running, "id", rooms, async (room) => ({ goals: (await inspected(room)).goals })),
+    "/state": get(running, "id", rooms, async (room) => {
+      const { look, inventory, goals, templates, objects, moves } = await inspected(room);
+      return {
+        observation: look,
+        inventory,
+        task_description: room.start?.task,
+        goal_progress: goals,
+        possible_actions: templates.slice(0, SHOWN),
+        possible_objects: objects.slice(0, SHOWN),
+        current_moves: moves,
+        environment_info: detail(room),
+      };
+    }),
+    // The simulator's whole world, and pictures of it: not passed on.
+    "/object_tree": get(running, "id", rooms, async (room) => {
+      throw new Told(room.start === null ? NOT_INITIALIZED : "This server does not tell the object tree.");
     }),
   };
 }
+
+/** Actions and objects that `/state` shows. */
+const SHOWN = 10;
 
 const NOT_INITIALIZED = "ERROR: Interface is not initialized -- call reset() before beginning.";
 

@@ -3,7 +3,7 @@
 import type { Transition } from "../environment.js";
 import { type AdmissibleActions, type Environment, EnvironmentError, type EpisodeStart } from "../environment.js";
 import type { SimulatorPool } from "./pool.js";
-import type { Simulator } from "./simulator.js";
+import type { Inspection, Simulator } from "./simulator.js";
 import { parseTaskId, type TaskId } from "./tasks.js";
 
 /** How episodes run. */
@@ -136,6 +136,12 @@ export class ScienceWorldEnvironment implements Environment {
     const episode = this.#running();
     if (episode.gold === null && episode.actions === 0) episode.gold = await this.#call(() => this.#makeGold(episode));
     return episode.gold !== null && episode.onGold ? (episode.gold[episode.actions] ?? null) : null;
+  }
+
+  /** What the simulator tells beside the episode, for servers that pass it on. */
+  async inspect(): Promise<Inspection> {
+    const episode = this.#running();
+    return this.#call(() => episode.simulator.inspect());
   }
 
   async close(): Promise<void> {

@@ -32,6 +32,19 @@ export interface SimulatorStep {
   readonly moves: number;
 }
 
+/** What the simulator tells of a running episode beside its observations. */
+export interface Inspection {
+  readonly look: string;
+  readonly inventory: string;
+  /** Subgoals and which of them are reached, as a table in text. */
+  readonly goals: string;
+  /** Actions with `OBJ` in the place of objects, e.g. `move OBJ to OBJ`. */
+  readonly templates: readonly string[];
+  /** What `OBJ` may be now. */
+  readonly objects: readonly string[];
+  readonly moves: number;
+}
+
 export class Simulator {
   readonly #jvm: Jvm;
   readonly #connection: Py4jConnection;
@@ -149,6 +162,18 @@ export class Simulator {
   /** The same actions as the Python package reads them: three round trips. Kept for replaying its recordings. */
   async validActionList(signal?: AbortSignal): Promise<string[]> {
     return this.#list("getValidActionObjectCombinations", signal);
+  }
+
+  /** What can be asked beside an episode; none of it costs a move. */
+  async inspect(signal?: AbortSignal): Promise<Inspection> {
+    return {
+      look: await this.look(signal),
+      inventory: await this.inventory(signal),
+      goals: await this.goalProgress(signal),
+      templates: await this.#list("getPossibleActions", signal),
+      objects: await this.#list("getPossibleObjects", signal),
+      moves: await this.#number("getNumMoves", signal),
+    };
   }
 
   /** Actions that reach the goal from the loaded state; needs a load with its gold path. */

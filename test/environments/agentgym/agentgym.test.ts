@@ -400,7 +400,7 @@ interface Row {
     readonly body: string | null;
   };
   readonly status: number | null;
-  readonly response: { readonly headers: Readonly<Record<string, string>>; readonly body: string } | null;
+  readonly response: { readonly headers: Readonly<Record<string, string>>; readonly body: string | null } | null;
 }
 
 describe.skipIf(!existsSync(wire))("our AgentGym server answers as the original did", () => {
@@ -416,6 +416,10 @@ describe.skipIf(!existsSync(wire))("our AgentGym server answers as the original 
       return typeof body === "string" ? "text" : body;
     return Object.keys(body).sort();
   };
+
+  /** A table or state that only a simulator has; errors of these calls are everybody's. */
+  const simulatorOnly = ({ request, response }: Row): boolean =>
+    /^\/(goals|state|object_tree)/.test(request.path) && !(response?.body ?? "").startsWith('{"error"');
 
   /** Plays scenarios in the recorded order against one server, whose numbers so are the recorded ones. */
   async function play(provider: EnvironmentProvider, scenarios: readonly string[], exactly: boolean): Promise<number> {
@@ -433,7 +437,11 @@ describe.skipIf(!existsSync(wire))("our AgentGym server answers as the original 
     for (const row of wanted) {
       const { method, path, headers, body } = row.request;
       // Routes that only a simulator can answer, and the page about the routes.
-      if (/^\/(goals|object_tree|state|step_visual|openapi\.json|action_hint)/.test(path)) continue;
+      if (/^\/(step_visual|openapi\.json)/.test(path)) continue;
+      // Long bodies were not kept; and before the reset the original falls over with a Java stack that is not ours.
+      if (row.response === null || row.response.body === null) continue;
+      if (row.response.body.includes("getGoalProgressStr")) continue;
+      if (!exactly && row.status === 200 && simulatorOnly(row)) continue;
       const got = await ask(server.url, method, path, body ?? undefined, headers["content-type"]);
       const where = `${row.scenario}: ${method} ${path} ${body ?? ""}`;
       expect(got.status, where).toBe(row.status);
@@ -475,8 +483,9 @@ describe.skipIf(!existsSync(wire))("our AgentGym server answers as the original 
       "sciworld_episode_find_non_living",
       "sciworld_episode_lifespan_shortest_lived_93",
       "sciworld_wrong_focus",
+      "sciworld_info_routes",
     ])
       compared += await play(provider, [scenario], true);
-    expect(compared).toBe(26);
+    expect(compared).toBe(44);
   });
 });
