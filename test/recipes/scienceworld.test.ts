@@ -19,7 +19,8 @@ const present = existsSync(unpack) && liveJar !== null;
 if (!existsSync(unpack)) console.log("skipped: ../shared/models is not there");
 
 const folder = mkdtempSync(join(tmpdir(), "act-scienceworld-"));
-afterAll(() => rmSync(folder, { recursive: true, force: true }));
+// Seven models are in it, and the disk may be busy.
+afterAll(() => rmSync(folder, { recursive: true, force: true }), 120_000);
 
 const TASKS = 2;
 const STEP_LIMIT = 4;
