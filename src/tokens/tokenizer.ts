@@ -2,7 +2,7 @@
  * Text to token ids and back, on the official Rust tokenizers, behind an interface of our own.
  */
 import type { Tokenizer as RustTokenizer } from "tokenizers";
-import { ActError } from "../errors.js";
+import { ActError, describe } from "../errors.js";
 import { isObject, type JsonObject, malformed, readModelJson, readModelText } from "./files.js";
 import { type TokenBytes, type TokenFamily, tokenBytes, tokenFamily } from "./token-bytes.js";
 
@@ -18,6 +18,9 @@ export interface DecodeOptions {
   /** Leave special tokens out of the text. Default false. */
   readonly skipSpecialTokens?: boolean;
 }
+
+/** Far above any vocabulary: a hostile file must not make a list of 2^32 tokens. */
+const MAX_TOKEN_ID = 2 ** 24;
 
 /** An immutable tokenizer; calls may run side by side. */
 export class Tokenizer {
@@ -50,7 +53,15 @@ export class Tokenizer {
     this.addedTokens = new Map(added.map(({ content, id }) => [content, id]));
     this.specialTokens = new Map(added.filter(({ special }) => special).map(({ content, id }) => [content, id]));
     const vocabulary: (string | undefined)[] = [];
-    for (const [text, id] of Object.entries(rust.getVocab(true))) vocabulary[id] = text;
+    for (const [text, id] of Object.entries(rust.getVocab(true))) {
+      if (id > MAX_TOKEN_ID)
+        throw malformed(
+          modelDir,
+          "tokenizer.json",
+          `token ${describe(text)} has id ${id}; at most ${MAX_TOKEN_ID} is read`,
+        );
+      vocabulary[id] = text;
+    }
     this.#vocabulary = Array.from(vocabulary);
     this.vocabSize = this.#vocabulary.length;
     this.namedTokens = readNamedTokens(configs.tokenizer);

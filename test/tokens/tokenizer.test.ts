@@ -108,6 +108,11 @@ describe("Tokenizer", () => {
     await refuses({ "tokenizer.json": "[]" }, "TOKENIZER_MALFORMED");
     await refuses({ "tokenizer.json": "{}" }, "TOKENIZER_MALFORMED");
     await refuses({ "tokenizer.json": source.slice(0, source.length / 2) }, "TOKENIZER_MALFORMED");
+    // Ids that would make a list of four thousand million tokens.
+    for (const id of [2 ** 24 + 1, 2 ** 32 - 1]) {
+      const huge = { ...JSON.parse(source), added_tokens: [], model: { type: "BPE", vocab: { a: id }, merges: [] } };
+      await refuses({ "tokenizer.json": JSON.stringify(huge) }, "TOKENIZER_MALFORMED");
+    }
     await refuses({ "tokenizer.json": source, "tokenizer_config.json": "nope" }, "TOKENIZER_MALFORMED");
     for (const id of ["[2, 99999]", "-1", "2.5", '"two"'])
       await refuses(
