@@ -179,6 +179,14 @@ EngineOptions engine_options(const Napi::Value& value) {
   sizes.dtype = dtype == "bf16" ? DType::bf16 : DType::f32;
   sizes.training = boolean(member(from, "training"), "training");
   sizes.recompute = boolean(member(from, "recompute"), "recompute");
+  if (const Napi::Value given = member(from, "optimizerState"); !given.IsUndefined()) {
+    const std::string state = text(given, "optimizerState");
+    if (state != "full" && state != "compact") refuse("optimizerState", "full or compact");
+    sizes.compact_optimizer = state == "compact";
+  }
+  if (const Napi::Value given = member(from, "offloadOptimizer"); !given.IsUndefined()) {
+    sizes.offload_optimizer = boolean(given, "offloadOptimizer");
+  }
   if (const Napi::Value lora = member(from, "lora"); !lora.IsNull()) sizes.lora = lora_config(object(lora, "lora"));
   sizes.max_sequences = integer<int64_t>(member(from, "maxSequences"), "maxSequences", 1, kMaxInt32);
   sizes.cache_tokens = integer<int64_t>(member(from, "cacheTokens"), "cacheTokens", 1, kMaxInt32);
@@ -321,6 +329,7 @@ Napi::Object to_js(Napi::Env env, const MemoryPlan& plan) {
   set("head", plan.head);
   set("scratch", plan.scratch);
   set("total", plan.total());
+  set("host", plan.host);
   return result;
 }
 

@@ -27,7 +27,10 @@ std::string explain(const MemoryPlan& plan, const EngineSizes& sizes) {
   std::vector<Purpose> purposes = {
       {"weights", plan.weights, sizes.dtype == DType::f32 ? "choose dtype bf16" : "choose a smaller model"},
       {"gradients", plan.gradients, full ? "train adapters (lora)" : "lower the LoRA rank"},
-      {"optimizer", plan.optimizer, full ? "train adapters (lora)" : "lower the LoRA rank"},
+      {"optimizer", plan.optimizer,
+       full && sizes.dtype == DType::bf16 && !sizes.compact_optimizer ? "train adapters (lora) or choose optimizerState compact"
+       : full                                                        ? "train adapters (lora)"
+                                                                     : "lower the LoRA rank"},
       {"cache", plan.cache,
        sizes.training && !sizes.recompute ? "lower cacheTokens or switch recompute on" : "lower cacheTokens"},
       {"activations", plan.activations,
@@ -49,7 +52,13 @@ std::string explain(const MemoryPlan& plan, const EngineSizes& sizes) {
 
 Model::Options model_options(const EngineSizes& sizes) {
   const int64_t rows = std::max(sizes.max_batch_tokens, sizes.max_sequences);
-  return {sizes.dtype, sizes.training, sizes.recompute, rows + rows % 2, sizes.lora};
+  return {sizes.dtype,
+          sizes.training,
+          sizes.recompute,
+          rows + rows % 2,
+          sizes.lora,
+          sizes.compact_optimizer,
+          sizes.offload_optimizer};
 }
 
 int cache_pages(const EngineSizes& sizes) { return pages_for(sizes.cache_tokens); }
@@ -59,6 +68,9 @@ MemoryPlan plan_memory(const Backend& backend, const EngineSizes& sizes) {
     throw Error("BAD_ARGUMENT", "Expected maxSequences >= 1, maxBatchTokens >= 2 and cacheTokens >= 0, got " +
                                     std::to_string(sizes.max_sequences) + ", " + std::to_string(sizes.max_batch_tokens) +
                                     " and " + std::to_string(sizes.cache_tokens) + ".");
+  if (sizes.offload_optimizer && !backend.reaches_host_memory())
+    throw Error("BAD_ARGUMENT", "Device `" + backend.name() +
+                                    "` computes in host memory: leave offloadOptimizer off, it is for a GPU.");
   const ModelConfig& c = sizes.model;
   const Model::Options options = model_options(sizes);
   const Model::Bytes model = Model::planned_bytes(backend, c, options);
@@ -69,6 +81,7 @@ MemoryPlan plan_memory(const Backend& backend, const EngineSizes& sizes) {
   plan.weights = model.weights;
   plan.gradients = model.gradients;
   plan.optimizer = model.optimizer;
+  plan.host = model.host;
   plan.cache = trainer.pool + static_cast<size_t>(c.layers) * static_cast<size_t>(cache_pages(sizes)) *
                                   backend.kv_page_bytes(c.kv_heads, c.head_dim);
   plan.activations = model.workspace + trainer.tape;
@@ -79,9 +92,13 @@ MemoryPlan plan_memory(const Backend& backend, const EngineSizes& sizes) {
   const int64_t widest =
       std::max({int64_t{c.hidden_size}, int64_t{c.intermediate_size}, int64_t{c.heads} * c.head_dim});
   plan.scratch = backend.scratch_bytes(options.max_rows, widest);
-  if (sizes.memory_limit > 0 && plan.total() > sizes.memory_limit)
-    throw Error("MEMORY_PLAN",
-                "The engine " + explain(plan, sizes) + " The limit is " + megabytes(sizes.memory_limit) + ".");
+  // The smaller of what the caller allows and what the device has (0: not known).
+  const size_t device = backend.available_bytes(), given = sizes.memory_limit;
+  const bool devices = device > 0 && (given == 0 || device < given);
+  const size_t limit = devices ? device : given;
+  if (limit > 0 && plan.total() > limit)
+    throw Error("MEMORY_PLAN", "The engine " + explain(plan, sizes) + " The " +
+                                   (devices ? "device has " + megabytes(limit) + " free." : "limit is " + megabytes(limit) + "."));
   return plan;
 }
 

@@ -16,12 +16,14 @@ struct EngineSizes {
   int64_t cache_tokens = 0;      // tokens the sampler's key-value cache holds
   int64_t max_batch_tokens = 0;  // forest tokens of one forward pass
   size_t memory_limit = 0;       // bytes; 0: none
+  bool compact_optimizer = false, offload_optimizer = false;  // Model::Options
 };
 
 /// Bytes by purpose (NativeMemoryPlan). `cache` holds the sampler's and the trainer's keys and values, `activations`
 /// working buffers and tape, `head` hidden rows and logits, `scratch` what operations take for themselves.
 struct MemoryPlan {
   size_t weights = 0, gradients = 0, optimizer = 0, cache = 0, activations = 0, head = 0, scratch = 0;
+  size_t host = 0;  // moments in pinned host memory, not part of the total
   size_t total() const { return weights + gradients + optimizer + cache + activations + head + scratch; }
 };
 

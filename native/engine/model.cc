@@ -1,25 +1,35 @@
 #include "model.h"
 
+#include "../ops/compact.h"
 #include "model_impl.h"
 
 namespace act {
 namespace {
 
-Parameter make_parameter(Backend& backend, const std::string& name, const ParameterShape& shape, DType dtype) {
+Parameter make_parameter(Backend& backend, const std::string& name, const ParameterShape& shape,
+                         const Model::Options& options) {
+  const DType dtype = options.dtype;
+  const bool compact = options.compact_optimizer && shape.trainable && shape.shape.size() == 2;
   Parameter p;
   p.name = name;
   p.shape = shape.shape;
   p.trainable = shape.trainable;
   if (p.shape.size() == 2) {
-    p.matrix = backend.create_weight(p.rows(), p.cols(), dtype, p.trainable);
+    p.matrix = backend.create_weight(p.rows(), p.cols(), dtype, p.trainable && !compact);
   } else {
     p.vector = Buffer(backend, 1, p.cols(), DType::f32);
     if (p.trainable && dtype == DType::bf16) p.vector_master = Buffer(backend, 1, p.cols(), DType::f32);
   }
   if (p.trainable) {
     p.gradient = Buffer(backend, p.rows(), p.cols(), DType::f32);
-    p.moment1 = Buffer(backend, p.rows(), p.cols(), DType::f32);
-    p.moment2 = Buffer(backend, p.rows(), p.cols(), DType::f32);
+    const Place place = options.offload_optimizer ? Place::host : Place::device;
+    const DType moments = compact ? DType::u8 : DType::f32;
+    p.moment1 = Buffer(backend, p.rows(), p.cols(), moments, place);
+    p.moment2 = Buffer(backend, p.rows(), p.cols(), moments, place);
+    if (compact) {
+      p.scales1 = Buffer(backend, 1, compact::blocks(p.size()), DType::f32, place);
+      p.scales2 = Buffer(backend, 1, compact::blocks(p.size()), DType::f32, place);
+    }
     if (shape.twice_used) p.embedding_gradient = Buffer(backend, p.rows(), p.cols(), DType::f32);
   }
   return p;
@@ -31,7 +41,7 @@ Model::Model(Backend& backend, const ModelConfig& config, const Options& options
     : impl_(std::make_unique<Impl>(backend, config, options)) {
   Impl& m = *impl_;
   for (const auto& [name, shape] : parameter_shapes(config, options))
-    m.parameters.emplace(name, make_parameter(backend, name, shape, options.dtype));
+    m.parameters.emplace(name, make_parameter(backend, name, shape, options));
   m.connect();
   m.work = make_workspace(backend, ActivationShape::of(backend, config, options));
   m.missing = static_cast<int64_t>(m.parameters.size());

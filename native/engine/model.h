@@ -45,12 +45,17 @@ struct Parameter {
   bool trainable = false;
   bool loaded = false;                // has values; adapters are born with them
   Buffer gradient, moment1, moment2;  // fp32 [rows, cols], only when trainable
+  Buffer scales1, scales2;            // only with the compact optimizer, whose moments are codes (ops/compact.h)
   /// Of an embedding that is the head too: the embedding's part of the gradient, apart from the head's. Micro-batches
   /// add both parts in turn; in one buffer the order of additions, and so the last bits, would depend on the split.
   Buffer embedding_gradient;
   int64_t rows() const { return shape.size() == 2 ? shape[0] : 1; }
   int64_t cols() const { return shape.back(); }
   int64_t size() const { return rows() * cols(); }
+  bool compact() const { return static_cast<bool>(scales1); }
+  CompactMoments compact_moments() const {
+    return {moment1.view(), scales1.view(), moment2.view(), scales2.view()};
+  }
 };
 
 /// What of a parameter is read or written. `weight`: what the forward pass sees; `master`: its fp32 original.
@@ -75,6 +80,9 @@ class Model {
     bool recompute = false;
     int64_t max_rows = 0;  // batch rows (and selected rows) of one forward pass at most; buffers are made for that many
     LoraConfig lora;
+    /// Matrices in bf16 without fp32 masters, rounded stochastically, their moments in 8 bits. Needs dtype bf16.
+    bool compact_optimizer = false;
+    bool offload_optimizer = false;  // moments in host memory; for devices apart from the host
   };
   /// Allocates everything: parameters, their gradients and moments, working buffers. Throws Error BAD_ARGUMENT
   /// (a configuration that cannot be computed, an adapter target that matches nothing), OUT_OF_MEMORY.
@@ -125,6 +133,7 @@ class Model {
   /// Planned bytes, exact.
   struct Bytes {
     size_t weights = 0, gradients = 0, optimizer = 0;  // what the constructor allocates for parameters
+    size_t host = 0;                                   // and in the host's memory instead (offload_optimizer)
     size_t workspace = 0;                              // and for working buffers
     size_t tape = 0;                                   // what make_tape allocates
   };

@@ -1,7 +1,9 @@
 // Values of parameters: loading, reading, writing and seeded initial ones.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
+#include "../ops/compact.h"
 #include "../ops/floats.h"
 #include "model_impl.h"
 #include "seeded.h"
@@ -31,6 +33,44 @@ void check_finite(const std::string& name, const void* from, DType dtype, int64_
                                   ". The file is damaged or its training diverged.");
   }
 }
+
+/// Moments of the compact optimizer as fp32 values: what is read can be written again, code for code.
+std::vector<float> decoded(Backend& b, const Parameter& p, TensorKind kind) {
+  const bool first = kind == TensorKind::moment1;
+  const Buffer &held = first ? p.moment1 : p.moment2, &held_scales = first ? p.scales1 : p.scales2;
+  std::vector<uint8_t> codes(static_cast<size_t>(p.size()));
+  std::vector<float> scales(static_cast<size_t>(compact::blocks(p.size()))), values(codes.size());
+  b.download(codes.data(), held.view());
+  b.download(scales.data(), held_scales.view());
+  for (size_t i = 0; i < codes.size(); i++) {
+    const float scale = scales[i / compact::kBlock];
+    const float root = first ? 0 : compact::root2_of(codes[i], scale);
+    values[i] = first ? compact::moment1_of(codes[i], scale) : root * root;
+  }
+  return values;
+}
+
+void encode(Backend& b, const Parameter& p, TensorKind kind, const float* from) {
+  const bool first = kind == TensorKind::moment1;
+  std::vector<float> values(from, from + p.size()), scales(static_cast<size_t>(compact::blocks(p.size())), 0.0f);
+  std::vector<uint8_t> codes(values.size());
+  for (size_t i = 0; i < values.size(); i++) {
+    if (!first) values[i] = std::sqrt(std::max(0.0f, values[i]));
+    float& scale = scales[i / compact::kBlock];
+    scale = std::max(scale, std::fabs(values[i]));
+  }
+  for (float& scale : scales) {
+    if (scale < (first ? compact::kLeast1 : compact::kLeast2)) scale = 0;
+  }
+  for (size_t i = 0; i < values.size(); i++) {
+    const float scale = scales[i / compact::kBlock];
+    codes[i] = first ? compact::code1_of(values[i], scale, 0.5f) : compact::code2_of(values[i], scale, 0.5f);
+  }
+  b.upload((first ? p.moment1 : p.moment2).view(), codes.data());
+  b.upload((first ? p.scales1 : p.scales2).view(), scales.data());
+}
+
+bool is_moment(TensorKind kind) { return kind == TensorKind::moment1 || kind == TensorKind::moment2; }
 
 const Buffer& buffer_of(const Parameter& p, TensorKind kind) {
   const Buffer& buffer = kind == TensorKind::gradient  ? p.gradient
@@ -86,6 +126,8 @@ void Model::write(const std::string& name, TensorKind kind, const float* from) {
   check_finite(name, from, DType::f32, p.size());
   if (kind == TensorKind::weight || kind == TensorKind::master)
     impl_->set_values(p, from);
+  else if (p.compact() && is_moment(kind))
+    encode(impl_->backend, p, kind, from);
   else
     impl_->backend.upload(buffer_of(p, kind).view(), from);
   if (kind == TensorKind::gradient && p.embedding_gradient) impl_->backend.fill(p.embedding_gradient.view(), 0);
@@ -107,6 +149,15 @@ std::vector<std::byte> Model::read(const std::string& name, TensorKind kind) {
       std::memcpy(bytes.data() + 2 * i, &bits, 2);
     }
     if (!narrow) std::memcpy(bytes.data(), values.data(), bytes.size());
+  } else if (p.compact() && is_moment(kind)) {
+    const std::vector<float> values = decoded(b, p, kind);
+    std::memcpy(bytes.data(), values.data(), bytes.size());
+  } else if (p.compact() && kind == TensorKind::master) {  // the weight itself
+    std::vector<uint16_t> weight(count);
+    b.read_weight(*p.matrix, weight.data());
+    std::vector<float> values(count);
+    std::ranges::transform(weight, values.begin(), bf16_to_float);
+    std::memcpy(bytes.data(), values.data(), bytes.size());
   } else {
     b.download(bytes.data(), kind == TensorKind::master ? master(p) : buffer_of(p, kind).view());
     if (kind == TensorKind::gradient && p.embedding_gradient) {

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 
+#include "../ops/compact.h"
 #include "model_impl.h"
 
 namespace act {
@@ -24,6 +25,8 @@ void check(const ModelConfig& c, const Model::Options& o) {
               std::to_string(c.inv_freq.size()) + ".");
   require(o.dtype == DType::f32 || o.dtype == DType::bf16, "Expected weights in fp32 or bf16.");
   require(o.max_rows > 0, "Expected a positive number of batch rows (maxBatchTokens).");
+  require(!o.compact_optimizer || o.dtype == DType::bf16,
+          "The compact optimizer state keeps weights in bf16 only: choose dtype bf16, or optimizerState full.");
   require(o.lora.rank >= 0, "Expected a LoRA rank >= 0, got " + std::to_string(o.lora.rank) + ".");
   require(o.lora.rank == 0 || o.lora.alpha > 0, "Expected a positive LoRA alpha.");
 }
@@ -98,15 +101,18 @@ Model::Bytes Model::planned_bytes(const Backend& backend, const ModelConfig& con
     const bool matrix = p.shape.size() == 2;
     const int64_t rows = matrix ? p.shape[0] : 1, cols = p.shape.back();
     const size_t fp32 = static_cast<size_t>(rows * cols) * size_of(DType::f32);
+    const bool compact = options.compact_optimizer && p.trainable && matrix;
     if (matrix) {
-      bytes.weights += backend.weight_bytes(rows, cols, options.dtype, p.trainable);
+      bytes.weights += backend.weight_bytes(rows, cols, options.dtype, p.trainable && !compact);
     } else {
       bytes.weights += fp32;
       if (p.trainable && options.dtype == DType::bf16) bytes.weights += fp32;
     }
     if (!p.trainable) continue;
     bytes.gradients += p.twice_used ? 2 * fp32 : fp32;
-    bytes.optimizer += 2 * fp32;
+    const size_t scales = static_cast<size_t>(compact::blocks(rows * cols)) * size_of(DType::f32);
+    const size_t moment = compact ? static_cast<size_t>(rows * cols) + scales : fp32;
+    (options.offload_optimizer ? bytes.host : bytes.optimizer) += 2 * moment;
   }
   const ActivationShape shape = ActivationShape::of(backend, config, options);
   bytes.workspace = workspace_bytes(shape);

@@ -5,14 +5,14 @@
 #include "rng.h"
 
 namespace act {
-namespace {
 
-/// FNV-1a: the stream of a tensor.
 uint64_t stream_of(std::string_view name) {
   uint64_t hash = 0xCBF29CE484222325ull;
   for (const char c : name) hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001B3ull;
   return hash;
 }
+
+namespace {
 
 /// Block of random bits for element `i`. The second counter word is 1: samplers use 0 (rng.h).
 PhiloxBlock random_block(uint64_t seed, uint64_t stream, size_t i) {

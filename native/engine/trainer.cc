@@ -7,6 +7,7 @@
 #include <string>
 #include <utility>
 
+#include "seeded.h"
 #include "tape.h"
 
 namespace act {
@@ -232,6 +233,10 @@ StepReport Trainer::step(const StepOptions& o) {
   for (auto& [name, p] : model_.parameters()) {
     if (!p.gradient) continue;
     adamw.weight_decay = p.matrix ? static_cast<float>(o.weight_decay) : 0;
+    if (p.compact()) {
+      backend.adamw_compact(*p.matrix, p.gradient.view(), p.compact_moments(), adamw, stream_of(name));
+      continue;
+    }
     backend.adamw(model_.master(p), p.gradient.view(), p.moment1.view(), p.moment2.view(), adamw);
     model_.refresh(p);
   }

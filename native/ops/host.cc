@@ -1,6 +1,7 @@
 #include "host.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -49,9 +50,10 @@ float element_as_float(const void* from, DType dtype, int64_t index) {
     case DType::f32: return static_cast<const float*>(from)[index];
     case DType::bf16: return bf16_to_float(static_cast<const uint16_t*>(from)[index]);
     case DType::f16: return f16_to_float(static_cast<const uint16_t*>(from)[index]);
-    case DType::i32: break;
+    case DType::i32:
+    case DType::u8: break;
   }
-  throw Error("BAD_ARGUMENT", "expected a float dtype, got i32");
+  throw Error("BAD_ARGUMENT", "expected a float dtype, got integers");
 }
 
 std::vector<std::vector<int32_t>> segment_paths(const Forest& forest) {
@@ -128,6 +130,7 @@ void HostBackend::fill(View x, float value) {
     case DType::bf16: std::fill_n(x.as<uint16_t>(), x.size(), float_to_bf16(value)); break;
     case DType::f16: std::fill_n(x.as<uint16_t>(), x.size(), float_to_f16(value)); break;
     case DType::i32: std::fill_n(x.as<int32_t>(), x.size(), static_cast<int32_t>(value)); break;
+    case DType::u8: std::fill_n(x.as<uint8_t>(), x.size(), static_cast<uint8_t>(value)); break;
   }
 }
 
@@ -151,6 +154,58 @@ void HostBackend::scatter_add_rows(View dst, View src, std::span<const int32_t> 
     const float* from = src.as<float>() + static_cast<int64_t>(i) * src.cols;
     for (int64_t c = 0; c < src.cols; c++) to[c] += from[c];
   }
+}
+
+compact::Scalars check_compact(const Weight& w, View gradient, const CompactMoments& m, const AdamW& o) {
+  const int64_t count = w.rows * w.cols;
+  require(w.dtype == DType::bf16 && !w.trainable, "adamw_compact: expected a bf16 weight without a master");
+  require(gradient.dtype == DType::f32 && gradient.size() == count, "adamw_compact: gradient must be f32 of w's size");
+  for (const View& codes : {m.codes1, m.codes2}) {
+    require(codes.dtype == DType::u8 && codes.size() == count, "adamw_compact: codes must be u8 of w's size");
+  }
+  for (const View& scales : {m.scales1, m.scales2}) {
+    require(scales.dtype == DType::f32 && scales.size() == compact::blocks(count),
+            "adamw_compact: expected one f32 scale for every 256 values");
+  }
+  const auto correction = [&](float beta) {
+    return static_cast<float>(1 - std::pow(static_cast<double>(beta), static_cast<double>(o.step)));
+  };
+  return {o.learning_rate, o.beta1, o.beta2, o.epsilon, o.weight_decay, correction(o.beta1), correction(o.beta2), o.grad_scale};
+}
+
+void HostBackend::adamw_compact(Weight& w, View gradient, const CompactMoments& moments, const AdamW& o,
+                                uint64_t stream) {
+  const compact::Scalars scalars = check_compact(w, gradient, moments, o);
+  const int64_t count = w.rows * w.cols;
+  // In whatever layout the backend keeps a weight, it can be read and loaded.
+  std::vector<uint16_t> weight(static_cast<size_t>(count));
+  read_weight(w, weight.data());
+  const auto *const g = gradient.as<float>();
+  auto *const codes1 = moments.codes1.as<uint8_t>(), *const codes2 = moments.codes2.as<uint8_t>();
+  compact::Element block[compact::kBlock];
+  for (int64_t b = 0; b < compact::blocks(count); b++) {
+    float &scale1 = moments.scales1.as<float>()[b], &scale2 = moments.scales2.as<float>()[b];
+    const int64_t first = b * compact::kBlock, size = std::min(compact::kBlock, count - first);
+    float largest1 = 0, largest2 = 0;
+    for (int64_t i = 0; i < size; i++) {
+      const int64_t at = first + i;
+      block[i] = compact::step({bf16_to_float(weight[static_cast<size_t>(at)]), compact::moment1_of(codes1[at], scale1),
+                                compact::root2_of(codes2[at], scale2)},
+                               g[at], scalars);
+      largest1 = std::max(largest1, std::fabs(block[i].moment1));
+      largest2 = std::max(largest2, block[i].root2);
+    }
+    scale1 = largest1 >= compact::kLeast1 ? largest1 : 0;
+    scale2 = largest2 >= compact::kLeast2 ? largest2 : 0;
+    for (int64_t i = 0; i < size; i++) {
+      const int64_t at = first + i;
+      const compact::Randoms random = compact::randoms_of(stream, o.step, at);
+      codes1[at] = compact::code1_of(block[i].moment1, largest1, compact::threshold_of(random.moment1));
+      codes2[at] = compact::code2_of(block[i].root2, largest2, compact::threshold_of(random.moment2));
+      weight[static_cast<size_t>(at)] = compact::round_stochastically(block[i].weight, random.weight);
+    }
+  }
+  load_weight(w, weight.data(), DType::bf16);
 }
 
 }  // namespace act

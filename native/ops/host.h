@@ -1,5 +1,6 @@
 // What every backend in host memory shares: allocation with counting, moves of rows, and argument checks.
 #pragma once
+#include "compact.h"
 #include "ops.h"
 
 namespace act {
@@ -16,6 +17,9 @@ inline void require_shape(const View& view, int64_t rows, int64_t cols, const ch
 /// Element `index` of host memory of a float type, as fp32.
 float element_as_float(const void* from, DType dtype, int64_t index);
 
+/// Checks the views of adamw_compact; its scalars.
+compact::Scalars check_compact(const Weight& w, View gradient, const CompactMoments& moments, const AdamW& options);
+
 /// For each segment of a forest: the indices of its path, root first, itself last. Throws BAD_ARGUMENT on a parent that
 /// does not come before its child, on positions that do not continue the parent's, and on lanes outside the pages.
 std::vector<std::vector<int32_t>> segment_paths(const Forest& forest);
@@ -31,6 +35,8 @@ class HostBackend : public Backend {
   void fill(View x, float value) override;
   void gather_rows(View dst, View src, std::span<const int32_t> index) override;
   void scatter_add_rows(View dst, View src, std::span<const int32_t> index) override;
+  void adamw_compact(Weight& w, View gradient, const CompactMoments& moments, const AdamW& options,
+                     uint64_t stream) override;
 };
 
 }  // namespace act

@@ -35,8 +35,8 @@
 
 namespace act {
 
-enum class DType : uint8_t { f32, bf16, f16, i32 };
-constexpr size_t size_of(DType t) { return t == DType::f32 || t == DType::i32 ? 4 : 2; }
+enum class DType : uint8_t { f32, bf16, f16, i32, u8 };
+constexpr size_t size_of(DType t) { return t == DType::u8 ? 1 : t == DType::f32 || t == DType::i32 ? 4 : 2; }
 
 /// Every failure below the addon. `code` becomes the `code` of the JavaScript error, `what()` its message.
 class Error : public std::runtime_error {
@@ -60,11 +60,14 @@ struct View {
 
 class Backend;
 
-/// Device memory that frees itself; counted by the backend (`Backend::allocated`).
+/// Where a buffer lies: the device's memory, or the host's, pinned so that the device reaches it.
+enum class Place : uint8_t { device, host };
+
+/// Memory that frees itself; counted by the backend (`Backend::allocated`, `Backend::host_allocated`).
 class Buffer {
  public:
   Buffer() = default;
-  Buffer(Backend& backend, int64_t rows, int64_t cols, DType dtype);  // throws Error OUT_OF_MEMORY
+  Buffer(Backend& backend, int64_t rows, int64_t cols, DType dtype, Place place = Place::device);  // throws OUT_OF_MEMORY
   Buffer(Buffer&& other) noexcept { *this = std::move(other); }
   Buffer& operator=(Buffer&& other) noexcept;
   ~Buffer();
@@ -75,6 +78,7 @@ class Buffer {
  private:
   Backend* backend_ = nullptr;
   View view_;
+  Place place_ = Place::device;
 };
 
 /// A weight matrix [rows = outputs, cols = inputs] in whatever layouts the backend wants to keep (row-major, packed
@@ -169,6 +173,11 @@ struct AdamW {
   float grad_scale;    // multiplies gradients first (global-norm clipping)
 };
 
+/// AdamW moments of 8 bits a value for one matrix (compact.h): codes u8 [rows, cols], scales f32 [1, blocks of 256].
+struct CompactMoments {
+  View codes1, scales1, codes2, scales2;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -179,6 +188,14 @@ class Backend {
   // --- memory -------------------------------------------------------------------------------------------------------
   virtual void* allocate(size_t bytes) = 0;  // zero-filled, 64-byte aligned; throws OUT_OF_MEMORY
   virtual void release(void* memory, size_t bytes) noexcept = 0;
+  /// Bytes an engine may plan with besides its own limit; 0: no limit is known.
+  virtual size_t available_bytes() const { return 0; }
+  /// Whether there is a device apart from the host, which may keep Buffers in host memory.
+  virtual bool reaches_host_memory() const { return false; }
+  /// Zero-filled and pinned. Backends without such memory throw BAD_ARGUMENT.
+  virtual void* allocate_host(size_t bytes);
+  virtual void release_host(void* memory, size_t bytes) noexcept {}
+  size_t host_allocated = 0;
   size_t allocated = 0, peak = 0;            // bytes, Buffers, Weights and pools together
   /// Set by who calls linear_backward_weight: ends of the runs of token rows (trees), ascending, the last one the number
   /// of rows. Empty: one run. What lies in different runs may be split into calls of its own without changing a bit.
@@ -267,6 +284,10 @@ class Backend {
   virtual double sum_of_squares(View x) = 0;  // fixed order, double accumulation
   /// Decoupled weight decay (Loshchilov & Hutter 2019): p -= lr * (wd * p + mhat / (sqrt(vhat) + eps)); all fp32.
   virtual void adamw(View parameter, View gradient, View moment1, View moment2, const AdamW& options) = 0;
+  /// The same on a bf16 weight without a master and with moments of 8 bits, rounded stochastically; gradient fp32, finite.
+  /// `stream` names the weight: random numbers are a function of (stream, step, element). Same bits on every backend.
+  virtual void adamw_compact(Weight& w, View gradient, const CompactMoments& moments, const AdamW& options,
+                             uint64_t stream) = 0;
   /// Whether any element is NaN or infinite.
   virtual bool has_nonfinite(View x) = 0;
 

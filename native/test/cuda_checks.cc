@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdlib>
 
+#include "../ops/compact.h"
 #include "../ops/cuda/loader.h"
 #include "../ops/floats.h"
 
@@ -198,6 +199,54 @@ void ratio_is_one(Backend& b, DType dtype) {
   }
 }
 
+/// Bits of a compact AdamW state after some steps.
+struct CompactResult {
+  std::vector<uint16_t> weight;
+  std::vector<uint8_t> codes1, codes2;
+  std::vector<float> scales1, scales2;
+};
+
+CompactResult compact_steps(Backend& b, Place place, int64_t rows, int64_t cols, int steps) {
+  Rng rng(23);
+  const int64_t count = rows * cols, blocks = compact::blocks(count);
+  const auto w = make_weight(b, random(rng, "w", rows, cols, 0.1), DType::bf16, false);
+  const Buffer codes1(b, rows, cols, DType::u8, place), codes2(b, rows, cols, DType::u8, place);
+  const Buffer scales1(b, 1, blocks, DType::f32, place), scales2(b, 1, blocks, DType::f32, place);
+  for (int step = 1; step <= steps; step++) {
+    Tensor g = random(rng, "g", rows, cols, step == 2 ? 1e-4 : 1.0);
+    // Gradients of many sizes in one block, zeros, and (at the end) a block of nothing but zeros.
+    for (size_t i = 0; i < g.values.size(); i++) g.values[i] *= i % 7 == 0 ? 0.0f : std::ldexp(1.0f, -static_cast<int>(i % 40));
+    const OnDevice gradient(b, g);
+    b.adamw_compact(*w, gradient, {codes1.view(), scales1.view(), codes2.view(), scales2.view()},
+                    {1e-2f, 0.9f, 0.95f, 1e-8f, 0.1f, step, 0.75f}, 0x123456789abcdefull);
+  }
+  CompactResult r{std::vector<uint16_t>(static_cast<size_t>(count)), std::vector<uint8_t>(static_cast<size_t>(count)),
+                  std::vector<uint8_t>(static_cast<size_t>(count)), std::vector<float>(static_cast<size_t>(blocks)),
+                  std::vector<float>(static_cast<size_t>(blocks))};
+  b.read_weight(*w, r.weight.data());
+  b.download(r.codes1.data(), codes1.view());
+  b.download(r.codes2.data(), codes2.view());
+  b.download(r.scales1.data(), scales1.view());
+  b.download(r.scales2.data(), scales2.view());
+  return r;
+}
+
+/// Moments of 8 bits and stochastic rounding: the reference's bits, wherever the moments lie.
+void compact_adamw_has_the_reference_bits(Backend& b) {
+  const auto reference = make_reference_backend();
+  for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{1, 1}, {3, 85}, {2, 128}, {7, 111}}) {
+    const CompactResult want = compact_steps(*reference, Place::device, rows, cols, 4);
+    for (const Place place : {Place::device, Place::host}) {
+      const CompactResult got = compact_steps(b, place, rows, cols, 4);
+      const std::string shape = std::to_string(rows) + " x " + std::to_string(cols);
+      expect(got.weight == want.weight, shape + ": weights differ");
+      expect(got.codes1 == want.codes1 && got.codes2 == want.codes2, shape + ": codes differ");
+      expect(got.scales1 == want.scales1 && got.scales2 == want.scales2, shape + ": scales differ");
+      expect(b.host_allocated == 0 && b.allocated == 0, shape + ": memory is still counted");
+    }
+  }
+}
+
 }  // namespace
 
 std::unique_ptr<Backend> Device::open(DType activations) const {
@@ -223,6 +272,7 @@ void cuda_checks(std::vector<Check>& checks, const Device& device) {
   }
   add("samples match the reference", [=] { samples_match_reference(*device.open(DType::f32)); });
   add("ties go to the lower id", [=] { ties_go_to_the_lower_id(*device.open(DType::f32)); });
+  add("compact AdamW has the reference's bits", [=] { compact_adamw_has_the_reference_bits(*device.open(DType::bf16)); });
   add("bad logits are an error", [=] { bad_logits_are_an_error(*device.open(DType::f32)); });
 }
 
@@ -242,6 +292,7 @@ void memory_limit_checks(std::vector<Check>& checks) {
                       b->fill(first.view(), 2);
                       expect(b->sum_of_squares(first.view()) == 40000, "the sum after running out of memory");
                     }});
+  checks.push_back({"a plan larger than the device is refused", device_memory_is_planned});
   checks.push_back({"a missing shared object is a clear error", [] {
                       Device none = emulated_devices().front();
                       none.library = "no_such_library.so";

@@ -179,13 +179,88 @@ void sampled_equals_scored(const Device& device, DType dtype) {
   });
 }
 
+/// Steps with the compact optimizer: weights and moments of two engines, one of them stopped, saved through fp32 values,
+/// loaded into a third one and continued, are the same bits. Moments lie where `offload` says, and the plan holds.
+void compact_training_resumes(const Device& device, bool offload) {
+  device.open(DType::bf16);
+  EngineOptions options = tiny_options(engine_device(device), DType::bf16);
+  options.sizes.compact_optimizer = true;
+  options.sizes.offload_optimizer = offload;
+  const auto train = [](WaitingEngine& engine, int steps) {
+    const std::vector<int32_t> tokens{3, 14, 15, 9, 26, 5, 35, 8}, parents{-1}, lengths{8}, rows{0, 1, 2, 3, 4, 5, 6},
+        targets{14, 15, 9, 26, 5, 35, 8};
+    const std::vector<float> weights(rows.size(), 1.0f / 7);
+    ForestRows r;
+    r.rows = rows, r.targets = targets, r.ce_weight = weights;
+    double loss = 0;
+    for (int i = 0; i < steps; i++) {
+      engine.run(Engine::Job::Kind::exclusive, [&](Engine::Core& core) {
+        loss = core.trainer.accumulate({tokens, parents, lengths}, r).ce;
+        core.trainer.step({.learning_rate = 2e-2, .weight_decay = 0.01, .max_grad_norm = 1});
+      });
+    }
+    return loss;
+  };
+  constexpr TensorKind kKinds[] = {TensorKind::master, TensorKind::moment1, TensorKind::moment2};
+  const auto state = [&](WaitingEngine& engine) {
+    std::vector<std::vector<std::byte>> all;
+    engine.run(Engine::Job::Kind::shared, [&](Engine::Core& core) {
+      for (const auto& [name, p] : core.model.parameters()) {
+        for (const TensorKind kind : kKinds) all.push_back(core.model.read(name, kind));
+      }
+    });
+    return all;
+  };
+  WaitingEngine whole(options), first(options), second(options);
+  initialize(whole);
+  initialize(first);
+  const double before = train(whole, 1);
+  const double after = train(whole, 7);
+  expect(after < 0.7 * before, "the loss went from " + std::to_string(before) + " to " + std::to_string(after));
+  train(first, 5);
+  const auto saved = state(first);
+  second.run(Engine::Job::Kind::exclusive, [&](Engine::Core& core) {
+    size_t i = 0;
+    for (const auto& [name, p] : core.model.parameters()) {
+      for (const TensorKind kind : kKinds) core.model.write(name, kind, reinterpret_cast<const float*>(saved[i++].data()));
+    }
+    core.trainer.optimizer_step = 5;
+  });
+  expect(state(second) == saved, "a state read, written and read again differs");
+  train(second, 3);
+  expect(state(second) == state(whole), "five steps, a load and three steps differ from eight");
+  const MemoryPlan& plan = whole.plan();
+  expect(offload ? plan.optimizer == 0 && plan.host > 0 : plan.optimizer > 0 && plan.host == 0, "the plan's places");
+  expect(whole.peak() <= plan.total(), "peak over the plan");
+}
+
 }  // namespace
+
+/// A plan that the device cannot hold is refused before anything is allocated.
+void device_memory_is_planned() {
+  Device small = emulated_devices().front();
+  small.bytes = "300000";
+  small.open(DType::f32);
+  try {
+    WaitingEngine engine(tiny_options("emulated", DType::f32));
+  } catch (const Error& error) {
+    expect(error.code == "MEMORY_PLAN" && std::string(error.what()).find("device has 0.3 MB free") != std::string::npos,
+           error.code + ": " + error.what());
+    return;
+  }
+  throw Failure{"an engine larger than the device was made"};
+}
 
 void engine_checks(std::vector<Check>& checks, const Device& device) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
     const std::string type = dtype == DType::f32 ? " fp32 " : " bf16 ";
     checks.push_back({"engine agrees with the CPU" + type + device.name, [=] { agrees_with_cpu(device, dtype, false); }});
     checks.push_back({"engine, sampled log-probs equal scored ones" + type + device.name, [=] { sampled_equals_scored(device, dtype); }});
+  }
+  for (const bool offload : {false, true}) {
+    const std::string where = offload ? "in host memory " : "on the device ";
+    checks.push_back({"engine, compact optimizer resumes exactly, moments " + where + device.name,
+                      [=] { compact_training_resumes(device, offload); }});
   }
   checks.push_back({"engine agrees with the CPU, recompute fp32 " + device.name, [=] { agrees_with_cpu(device, DType::f32, true); }});
 }

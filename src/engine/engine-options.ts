@@ -40,6 +40,11 @@ export const engineOptionsSchema = z.strictObject({
   threads: z.number().int().min(1).max(1024).optional().describe("compute threads; default: the processor's cores"),
   training: z.boolean().default(false).describe("keep gradients and optimizer state, so that the model can be trained"),
   recompute: z.boolean().default(false).describe("recompute activations in the backward pass: less memory, more time"),
+  optimizerState: z
+    .enum(["full", "compact"])
+    .default("full")
+    .describe("full: fp32 masters and moments; compact: bf16 weights rounded stochastically, moments of 8 bits"),
+  offloadOptimizer: z.boolean().default(false).describe("keep the moments in pinned host memory (GPU only)"),
   lora: loraSchema.nullable().default(null).describe("train adapters instead of the weights"),
   adapter: z
     .string()
@@ -54,7 +59,7 @@ export const engineOptionsSchema = z.strictObject({
     .int()
     .min(0)
     .optional()
-    .describe("bytes the engine may allocate; default: the machine's memory, 0: no limit"),
+    .describe("bytes the engine may allocate; default: the device's memory, 0: no limit"),
   tokenBytes: z
     .strictObject({ bytes: z.instanceof(Uint8Array), offsets: z.instanceof(Uint32Array) })
     .nullable()
@@ -89,11 +94,14 @@ export function nativeEngineOptions(
     threads: options.threads ?? availableParallelism(),
     training: options.training,
     recompute: options.recompute,
+    optimizerState: options.optimizerState,
+    offloadOptimizer: options.offloadOptimizer,
     lora: options.lora,
     maxSequences: options.maxSequences,
     cacheTokens: options.cacheTokens ?? Math.min(everything, affordable),
     maxBatchTokens: options.maxBatchTokens ?? (model.hiddenSize <= 512 ? 2048 : 1024),
-    memoryLimit: options.memoryLimit ?? machineMemory(),
+    // A GPU says itself what it has.
+    memoryLimit: options.memoryLimit ?? (options.device === "cuda" ? 0 : machineMemory()),
     tokenBytes: options.tokenBytes === null ? null : padTokenBytes(options.tokenBytes, model.vocabSize),
   };
 }

@@ -28,5 +28,7 @@ export function formatBytes(bytes: number): string {
 /** One line a purpose, then the total. */
 export function formatMemoryPlan(plan: MemoryPlan): string {
   const line = (text: string, bytes: number): string => `${text.padEnd(42)}${formatBytes(bytes).padStart(10)}`;
-  return [...PURPOSES.map(([key, text]) => line(text, plan[key])), line("total", plan.total)].join("\n");
+  const lines = [...PURPOSES.map(([key, text]) => line(text, plan[key])), line("total", plan.total)];
+  if (plan.host > 0) lines.push(line("besides, moments in host memory", plan.host));
+  return lines.join("\n");
 }

@@ -34,6 +34,10 @@ export interface NativeEngineOptions {
   threads: number;
   training: boolean;
   recompute: boolean;
+  /** `full` (default): fp32 masters and moments; `compact`: bf16 weights rounded stochastically, moments of 8 bits. */
+  optimizerState?: "full" | "compact";
+  /** Moments in pinned host memory; only for devices apart from the host. Default false. */
+  offloadOptimizer?: boolean;
   lora: { rank: number; alpha: number; targets: string[]; seed: number } | null;
   /** Sequences decoded side by side at most. */
   maxSequences: number;
@@ -57,6 +61,8 @@ export interface NativeMemoryPlan {
   head: number;
   scratch: number;
   total: number;
+  /** Moments in pinned host memory, not part of the total. */
+  host: number;
 }
 
 export interface NativeGenerateRequest {

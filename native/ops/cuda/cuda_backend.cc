@@ -65,6 +65,30 @@ void CudaBackend::release(void* memory, size_t bytes) noexcept {
   device_->release(memory);
 }
 
+size_t CudaBackend::available_bytes() const {
+  const size_t free = device_->free_bytes();
+  return free == SIZE_MAX ? 0 : allocated + free;
+}
+
+void* CudaBackend::allocate_host(size_t bytes) {
+  if (bytes == 0) return nullptr;
+  void* const memory = device_->allocate_host(bytes);
+  if (!memory) {
+    throw Error("OUT_OF_MEMORY", "pinning " + std::to_string(bytes) + " bytes of host memory failed with " +
+                                     std::to_string(host_allocated) +
+                                     " bytes pinned; leave the optimizer state on the GPU (offloadOptimizer: false) or use a "
+                                     "machine with more memory");
+  }
+  host_allocated += bytes;
+  return memory;
+}
+
+void CudaBackend::release_host(void* memory, size_t bytes) noexcept {
+  if (!memory) return;
+  host_allocated -= bytes;
+  device_->release_host(memory);
+}
+
 void CudaBackend::upload(View to, const void* from) {
   if (to.size()) device_->upload(to.data, from, bytes_of(to));
 }
@@ -81,7 +105,7 @@ void CudaBackend::copy(View to, View from) {
 void CudaBackend::fill(View x, float value) {
   if (x.size() == 0) return;
   if (value == 0) return device_->zero(x.data, bytes_of(x));
-  require(x.dtype != DType::f16, "fill: f16 is not an activation type");
+  require(x.dtype != DType::f16 && x.dtype != DType::u8, "fill: expected f32, bf16 or i32");
   launch_fill(stream(), x, value);
 }
 
@@ -219,6 +243,15 @@ void CudaBackend::adamw(View parameter, View gradient, View moment1, View moment
   const auto correction = [&](float beta) { return static_cast<float>(1 - std::pow(static_cast<double>(beta), step)); };
   launch_adamw(stream(), parameter.as<float>(), gradient.as<float>(), moment1.as<float>(), moment2.as<float>(),
                parameter.size(), o, correction(o.beta1), correction(o.beta2));
+}
+
+void CudaBackend::adamw_compact(Weight& weight, View gradient, const CompactMoments& m, const AdamW& o, uint64_t stream) {
+  const compact::Scalars scalars = check_compact(weight, gradient, m, o);
+  auto& w = static_cast<CudaWeight&>(weight);
+  if (w.values.view().size() == 0) return;
+  const CompactState state{w.values.view().as<uint16_t>(), gradient.as<float>(),     m.codes1.as<uint8_t>(),
+                           m.codes2.as<uint8_t>(),         m.scales1.as<float>(), m.scales2.as<float>()};
+  launch_adamw_compact(this->stream(), state, w.values.view().size(), scalars, o.step, stream);
 }
 
 /// Upper bound of what the operations above and in layers.cc and attention.cc keep. `widest` bounds every row they see.

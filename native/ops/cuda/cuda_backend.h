@@ -60,6 +60,10 @@ class CudaBackend final : public Backend {
 
   void* allocate(size_t bytes) override;
   void release(void* memory, size_t bytes) noexcept override;
+  size_t available_bytes() const override;
+  bool reaches_host_memory() const override { return true; }
+  void* allocate_host(size_t bytes) override;
+  void release_host(void* memory, size_t bytes) noexcept override;
   void upload(View to, const void* from) override;
   void download(void* to, View from) override;
   void copy(View to, View from) override;
@@ -104,6 +108,8 @@ class CudaBackend final : public Backend {
 
   double sum_of_squares(View x) override;
   void adamw(View parameter, View gradient, View moment1, View moment2, const AdamW& options) override;
+  void adamw_compact(Weight& w, View gradient, const CompactMoments& moments, const AdamW& options,
+                     uint64_t stream) override;
   bool has_nonfinite(View x) override;
   size_t scratch_bytes(int64_t rows, int64_t widest) const override;
 

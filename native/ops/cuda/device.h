@@ -14,6 +14,9 @@ class Device {
   /// Zero-filled, 256-byte aligned; null when there is not enough.
   virtual void* allocate(size_t bytes) = 0;
   virtual void release(void* memory) noexcept = 0;
+  /// Host memory, zero-filled, pinned, that kernels and the copies below reach by the same address; null: not enough.
+  virtual void* allocate_host(size_t bytes) = 0;
+  virtual void release_host(void* memory) noexcept = 0;
   /// In the order of the stream. upload has read `from` when it returns; download waits until `to` is written.
   virtual void upload(void* to, const void* from, size_t bytes) = 0;
   virtual void download(void* to, const void* from, size_t bytes) = 0;

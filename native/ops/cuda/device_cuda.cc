@@ -1,6 +1,7 @@
 // The GPU through the CUDA runtime, linked statically: without a driver this file loads and says so.
 #include <cuda_runtime.h>
 
+#include <cstring>
 #include <string>
 
 #include "../ops.h"
@@ -61,16 +62,30 @@ class CudaDevice final : public Device {
     return memory;
   }
   void release(void* memory) noexcept override { cudaFree(memory); }  // waits for the device: nothing still uses it
+  void* allocate_host(size_t bytes) override {
+    void* memory = nullptr;
+    // Unified addressing, which every GPU served here has: one address for host and device.
+    const cudaError_t status = cudaHostAlloc(&memory, bytes, cudaHostAllocDefault);
+    if (status == cudaErrorMemoryAllocation) {
+      cudaGetLastError();
+      return nullptr;
+    }
+    ACT_CHECK(status);
+    std::memset(memory, 0, bytes);
+    return memory;
+  }
+  void release_host(void* memory) noexcept override { cudaFreeHost(memory); }  // waits for the device
+  // cudaMemcpyDefault: the addresses say where they lie, for pinned host memory counts as a device's here.
   void upload(void* to, const void* from, size_t bytes) override {
     // From pageable memory: the driver has copied `from` when the call returns.
-    ACT_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream_));
+    ACT_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_));
   }
   void download(void* to, const void* from, size_t bytes) override {
-    ACT_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_));
+    ACT_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_));
     wait();
   }
   void copy(void* to, const void* from, size_t bytes) override {
-    ACT_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_));
+    ACT_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_));
   }
   void zero(void* memory, size_t bytes) override { ACT_CHECK(cudaMemsetAsync(memory, 0, bytes, stream_)); }
   void wait() override { ACT_CHECK(cudaStreamSynchronize(stream_)); }

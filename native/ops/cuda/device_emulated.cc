@@ -43,6 +43,8 @@ class EmulatedDevice final : public Device {
     blocks_.erase(block);
     std::free(memory);
   }
+  void* allocate_host(size_t bytes) override { return std::calloc(1, bytes); }
+  void release_host(void* memory) noexcept override { std::free(memory); }
   void upload(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
   void download(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
   void copy(void* to, const void* from, size_t bytes) override { std::memmove(to, from, bytes); }

@@ -1,6 +1,7 @@
 // Host side of the kernels: one launcher each. Views are device memory; T means f32 or bf16, the same for all activations
 // of a call. Nothing here waits. Arguments have been checked by the backend.
 #pragma once
+#include "../../compact.h"
 #include "../../ops.h"
 
 namespace act::cuda {
@@ -39,6 +40,16 @@ void launch_sum_of_squares(Stream s, double* partial, View x);
 void launch_find_nonfinite(Stream s, int32_t* flag, View x);
 void launch_adamw(Stream s, float* parameter, const float* gradient, float* moment1, float* moment2, int64_t count,
                   const AdamW& options, float correction1, float correction2);
+
+/// CompactMoments of ops.h on one weight of `count` values.
+struct CompactState {
+  uint16_t* weight;
+  const float* gradient;
+  uint8_t *codes1, *codes2;
+  float *scales1, *scales2;
+};
+void launch_adamw_compact(Stream s, const CompactState& state, int64_t count, const compact::Scalars& scalars,
+                          int64_t step, uint64_t stream);
 
 // --- gemm_f32.cu, gemm_bf16.cu ------------------------------------------------------------------------------------------
 /// C[m, n] (+)= sum over k of A(m, k) B(k, n) + bias[n]; an operand that is not `transposed` is row-major as named,

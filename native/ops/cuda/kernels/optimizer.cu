@@ -37,6 +37,31 @@ __global__ void adamw_kernel(float* p, const float* gradient, float* m, float* v
   p[i] -= o.learning_rate * (o.weight_decay * p[i] + (m1 / c1) / (sqrtf(m2 / c2) + o.epsilon));
 }
 
+// One thread a value, one thread block a block of codes: the block's largest magnitude is needed before any code.
+__global__ void __launch_bounds__(compact::kBlock)
+    adamw_compact_kernel(CompactState s, int64_t count, compact::Scalars o, int64_t step, uint64_t stream) {
+  const int64_t i = global_thread();
+  const bool inside = i < count;
+  compact::Element e{0, 0, 0};
+  if (inside) {
+    e = {to_float(bf16{s.weight[i]}), compact::moment1_of(s.codes1[i], s.scales1[blockIdx.x]),
+         compact::root2_of(s.codes2[i], s.scales2[blockIdx.x])};
+    e = compact::step(e, s.gradient[i], o);
+  }
+  constexpr int kBlockWarps = static_cast<int>(compact::kBlock / 32);
+  // The barriers in here also let every thread read the old scales before the new ones are written.
+  const float largest1 = block_max<kBlockWarps>(fabsf(e.moment1)), largest2 = block_max<kBlockWarps>(e.root2);
+  if (threadIdx.x == 0) {
+    s.scales1[blockIdx.x] = largest1 >= compact::kLeast1 ? largest1 : 0.0f;
+    s.scales2[blockIdx.x] = largest2 >= compact::kLeast2 ? largest2 : 0.0f;
+  }
+  if (!inside) return;
+  const compact::Randoms random = compact::randoms_of(stream, step, i);
+  s.codes1[i] = compact::code1_of(e.moment1, largest1, compact::threshold_of(random.moment1));
+  s.codes2[i] = compact::code2_of(e.root2, largest2, compact::threshold_of(random.moment2));
+  s.weight[i] = compact::round_stochastically(e.weight, random.weight);
+}
+
 }  // namespace
 
 void launch_sum_of_squares(Stream s, double* partial, View x) {
@@ -56,6 +81,14 @@ void launch_adamw(Stream s, float* parameter, const float* gradient, float* mome
                   const AdamW& options, float correction1, float correction2) {
   const AdamW o = options;
   GPU_LAUNCH(adamw_kernel, blocks_for(count, kThreads), kThreads, 0, s, parameter, gradient, moment1, moment2, count, o, correction1, correction2);
+}
+
+void launch_adamw_compact(Stream s, const CompactState& state, int64_t count, const compact::Scalars& scalars,
+                          int64_t step, uint64_t stream) {
+  const CompactState on = state;
+  const compact::Scalars o = scalars;
+  constexpr int kBlock = static_cast<int>(compact::kBlock);
+  GPU_LAUNCH(adamw_compact_kernel, blocks_for(count, kBlock), kBlock, 0, s, on, count, o, step, stream);
 }
 
 }  // namespace act::cuda
