@@ -179,19 +179,17 @@ EngineOptions engine_options(const Napi::Value& value) {
   sizes.dtype = dtype == "bf16" ? DType::bf16 : DType::f32;
   sizes.training = boolean(member(from, "training"), "training");
   sizes.recompute = boolean(member(from, "recompute"), "recompute");
-  if (const Napi::Value given = member(from, "optimizerState"); !given.IsUndefined()) {
-    const std::string state = text(given, "optimizerState");
-    if (state != "full" && state != "compact") refuse("optimizerState", "full or compact");
-    sizes.compact_optimizer = state == "compact";
-  }
-  if (const Napi::Value given = member(from, "offloadOptimizer"); !given.IsUndefined()) {
-    sizes.offload_optimizer = boolean(given, "offloadOptimizer");
-  }
+  const std::string state = text(member(from, "optimizerState"), "optimizerState");
+  if (state != "full" && state != "compact") refuse("optimizerState", "full or compact");
+  sizes.compact_optimizer = state == "compact";
+  sizes.offload_optimizer = boolean(member(from, "offloadOptimizer"), "offloadOptimizer");
   if (const Napi::Value lora = member(from, "lora"); !lora.IsNull()) sizes.lora = lora_config(object(lora, "lora"));
   sizes.max_sequences = integer<int64_t>(member(from, "maxSequences"), "maxSequences", 1, kMaxInt32);
   sizes.cache_tokens = integer<int64_t>(member(from, "cacheTokens"), "cacheTokens", 1, kMaxInt32);
   sizes.max_batch_tokens = integer<int64_t>(member(from, "maxBatchTokens"), "maxBatchTokens", 2, kMaxInt32 - 1);
-  sizes.memory_limit = integer<size_t>(member(from, "memoryLimit"), "memoryLimit", 0, int64_t{1} << 53);
+  if (const Napi::Value limit = member(from, "memoryLimit"); !limit.IsNull())
+    sizes.memory_limit = integer<size_t>(limit, "memoryLimit", 0, int64_t{1} << 53);
+  sizes.host_memory = integer<size_t>(member(from, "hostMemory"), "hostMemory", 0, int64_t{1} << 53);
   options.device = text(member(from, "device"), "device");
   options.instruction_set = text(member(from, "instructionSet"), "instructionSet");
   options.threads = integer<int>(member(from, "threads"), "threads", 1, 1024);
@@ -295,7 +293,8 @@ OwnedRows loss_rows(const Napi::Value& value) {
 StepOptions step_options(const Napi::Value& value) {
   const Napi::Object from = object(value, "options");
   const auto get = [&](const char* key) { return number(member(from, key), key); };
-  return {get("learningRate"), get("beta1"), get("beta2"), get("epsilon"), get("weightDecay"), get("maxGradNorm")};
+  return {get("learningRate"), get("beta1"),       get("beta2"),       get("epsilon"),
+          get("weightDecay"),  get("maxGradNorm"), bits64(member(from, "seed"), "seed")};
 }
 
 TensorKind tensor_kind(const Napi::Value& value) {

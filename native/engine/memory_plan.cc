@@ -17,20 +17,23 @@ std::string megabytes(size_t bytes) {
 }
 
 /// "needs 900.0 MB (weights 300.0 MB, ...)", largest purpose first, with what lowers each.
-std::string explain(const MemoryPlan& plan, const EngineSizes& sizes) {
+std::string explain(const Backend& backend, const MemoryPlan& plan, const EngineSizes& sizes) {
   struct Purpose {
     const char* name;
     size_t bytes;
     const char* advice;
   };
   const bool full = sizes.training && sizes.lora.rank == 0;
+  std::string optimizer = full ? "train adapters (lora)" : "lower the LoRA rank";
+  if (sizes.dtype == DType::bf16 && !sizes.compact_optimizer) optimizer += " or choose optimizerState compact";
+  if (backend.reaches_host_memory() && !sizes.offload_optimizer) optimizer += " or switch offloadOptimizer on";
   std::vector<Purpose> purposes = {
-      {"weights", plan.weights, sizes.dtype == DType::f32 ? "choose dtype bf16" : "choose a smaller model"},
+      {"weights", plan.weights,
+       sizes.dtype == DType::f32             ? "choose dtype bf16"
+       : full && !sizes.compact_optimizer ? "choose optimizerState compact or a smaller model"
+                                          : "choose a smaller model"},
       {"gradients", plan.gradients, full ? "train adapters (lora)" : "lower the LoRA rank"},
-      {"optimizer", plan.optimizer,
-       full && sizes.dtype == DType::bf16 && !sizes.compact_optimizer ? "train adapters (lora) or choose optimizerState compact"
-       : full                                                        ? "train adapters (lora)"
-                                                                     : "lower the LoRA rank"},
+      {"optimizer", plan.optimizer, optimizer.c_str()},
       {"cache", plan.cache,
        sizes.training && !sizes.recompute ? "lower cacheTokens or switch recompute on" : "lower cacheTokens"},
       {"activations", plan.activations,
@@ -48,17 +51,26 @@ std::string explain(const MemoryPlan& plan, const EngineSizes& sizes) {
   return "needs " + megabytes(plan.total()) + " (" + parts + "). To lower it - " + advice + ".";
 }
 
+void check_limits(const Backend& backend, const EngineSizes& sizes, const MemoryPlan& plan) {
+  const size_t device = backend.device_bytes();
+  const size_t limit = sizes.memory_limit ? *sizes.memory_limit : device > 0 ? device : sizes.host_memory;
+  const std::string bound = sizes.memory_limit ? " The limit is " + megabytes(limit) + "."
+                            : device > 0       ? " The device has " + megabytes(limit) + " free."
+                                               : " The machine has " + megabytes(limit) + ".";
+  if (limit > 0 && plan.total() > limit)
+    throw Error("MEMORY_PLAN", "The engine " + explain(backend, plan, sizes) + bound);
+  if (sizes.host_memory > 0 && plan.host > sizes.host_memory)
+    throw Error("MEMORY_PLAN", "The engine keeps " + megabytes(plan.host) + " of optimizer state in host memory, and the " +
+                                   "machine has " + megabytes(sizes.host_memory) +
+                                   ". Choose optimizerState compact, train adapters (lora), or leave offloadOptimizer off.");
+}
+
 }  // namespace
 
 Model::Options model_options(const EngineSizes& sizes) {
   const int64_t rows = std::max(sizes.max_batch_tokens, sizes.max_sequences);
-  return {sizes.dtype,
-          sizes.training,
-          sizes.recompute,
-          rows + rows % 2,
-          sizes.lora,
-          sizes.compact_optimizer,
-          sizes.offload_optimizer};
+  return {sizes.dtype, sizes.training,         sizes.recompute,        rows + rows % 2,
+          sizes.lora,  sizes.compact_optimizer, sizes.offload_optimizer};
 }
 
 int cache_pages(const EngineSizes& sizes) { return pages_for(sizes.cache_tokens); }
@@ -92,20 +104,15 @@ MemoryPlan plan_memory(const Backend& backend, const EngineSizes& sizes) {
   const int64_t widest =
       std::max({int64_t{c.hidden_size}, int64_t{c.intermediate_size}, int64_t{c.heads} * c.head_dim});
   plan.scratch = backend.scratch_bytes(options.max_rows, widest);
-  // The smaller of what the caller allows and what the device has (0: not known).
-  const size_t device = backend.available_bytes(), given = sizes.memory_limit;
-  const bool devices = device > 0 && (given == 0 || device < given);
-  const size_t limit = devices ? device : given;
-  if (limit > 0 && plan.total() > limit)
-    throw Error("MEMORY_PLAN", "The engine " + explain(plan, sizes) + " The " +
-                                   (devices ? "device has " + megabytes(limit) + " free." : "limit is " + megabytes(limit) + "."));
+  check_limits(backend, sizes, plan);
   return plan;
 }
 
 void check_peak(const Backend& backend, const MemoryPlan& plan) {
-  if (backend.peak <= plan.total()) return;
-  throw Error("MEMORY_PLAN", "The engine held " + std::to_string(backend.peak) + " bytes where " +
-                                 std::to_string(plan.total()) +
+  if (backend.peak <= plan.total() && backend.host_allocated <= plan.host) return;
+  throw Error("MEMORY_PLAN", "The engine held " + std::to_string(backend.peak) + " bytes (and " +
+                                 std::to_string(backend.host_allocated) + " in host memory) where " +
+                                 std::to_string(plan.total()) + " (and " + std::to_string(plan.host) + ")" +
                                  " were planned. This is a defect of the memory plan: report it.");
 }
 

@@ -14,15 +14,15 @@ Parameter make_parameter(Backend& backend, const std::string& name, const Parame
   p.name = name;
   p.shape = shape.shape;
   p.trainable = shape.trainable;
+  const Place place = options.offload_optimizer ? Place::host : Place::device;
   if (p.shape.size() == 2) {
-    p.matrix = backend.create_weight(p.rows(), p.cols(), dtype, p.trainable && !compact);
+    p.matrix = backend.create_weight(p.rows(), p.cols(), dtype, p.trainable && !compact, place);
   } else {
     p.vector = Buffer(backend, 1, p.cols(), DType::f32);
     if (p.trainable && dtype == DType::bf16) p.vector_master = Buffer(backend, 1, p.cols(), DType::f32);
   }
   if (p.trainable) {
     p.gradient = Buffer(backend, p.rows(), p.cols(), DType::f32);
-    const Place place = options.offload_optimizer ? Place::host : Place::device;
     const DType moments = compact ? DType::u8 : DType::f32;
     p.moment1 = Buffer(backend, p.rows(), p.cols(), moments, place);
     p.moment2 = Buffer(backend, p.rows(), p.cols(), moments, place);

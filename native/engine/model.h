@@ -80,9 +80,12 @@ class Model {
     bool recompute = false;
     int64_t max_rows = 0;  // batch rows (and selected rows) of one forward pass at most; buffers are made for that many
     LoraConfig lora;
-    /// Matrices in bf16 without fp32 masters, rounded stochastically, their moments in 8 bits. Needs dtype bf16.
+    /// Trainable matrices in bf16 without fp32 masters, rounded stochastically, their moments in 8 bits (ops/compact.h);
+    /// vectors as ever. Needs dtype bf16.
     bool compact_optimizer = false;
-    bool offload_optimizer = false;  // moments in host memory; for devices apart from the host
+    /// Masters of matrices, and moments, in pinned host memory, where steps read and write them. Needs a device apart
+    /// from the host.
+    bool offload_optimizer = false;
   };
   /// Allocates everything: parameters, their gradients and moments, working buffers. Throws Error BAD_ARGUMENT
   /// (a configuration that cannot be computed, an adapter target that matches nothing), OUT_OF_MEMORY.
@@ -133,7 +136,7 @@ class Model {
   /// Planned bytes, exact.
   struct Bytes {
     size_t weights = 0, gradients = 0, optimizer = 0;  // what the constructor allocates for parameters
-    size_t host = 0;                                   // and in the host's memory instead (offload_optimizer)
+    size_t host = 0;                                   // of these, in the host's memory (offload_optimizer)
     size_t workspace = 0;                              // and for working buffers
     size_t tape = 0;                                   // what make_tape allocates
   };

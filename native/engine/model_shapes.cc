@@ -102,8 +102,10 @@ Model::Bytes Model::planned_bytes(const Backend& backend, const ModelConfig& con
     const int64_t rows = matrix ? p.shape[0] : 1, cols = p.shape.back();
     const size_t fp32 = static_cast<size_t>(rows * cols) * size_of(DType::f32);
     const bool compact = options.compact_optimizer && p.trainable && matrix;
+    const bool away = options.offload_optimizer && options.dtype == DType::bf16 && p.trainable && !compact;
     if (matrix) {
-      bytes.weights += backend.weight_bytes(rows, cols, options.dtype, p.trainable && !compact);
+      bytes.weights += backend.weight_bytes(rows, cols, options.dtype, p.trainable && !compact && !away);
+      if (away) bytes.host += fp32;  // the master
     } else {
       bytes.weights += fp32;
       if (p.trainable && options.dtype == DType::bf16) bytes.weights += fp32;

@@ -5,14 +5,16 @@
 #include "rng.h"
 
 namespace act {
+namespace {
 
+uint64_t fnv1a(uint64_t hash, uint8_t byte) { return (hash ^ byte) * 0x100000001B3ull; }
+
+/// The stream of a tensor.
 uint64_t stream_of(std::string_view name) {
   uint64_t hash = 0xCBF29CE484222325ull;
-  for (const char c : name) hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001B3ull;
+  for (const char c : name) hash = fnv1a(hash, static_cast<uint8_t>(c));
   return hash;
 }
-
-namespace {
 
 /// Block of random bits for element `i`. The second counter word is 1: samplers use 0 (rng.h).
 PhiloxBlock random_block(uint64_t seed, uint64_t stream, size_t i) {
@@ -36,6 +38,12 @@ double logarithm(double x) {
 }
 
 }  // namespace
+
+uint64_t stream_of(std::string_view name, uint64_t seed) {
+  uint64_t hash = stream_of(name);
+  for (int byte = 0; byte < 8; byte++) hash = fnv1a(hash, static_cast<uint8_t>(seed >> (8 * byte)));
+  return hash;
+}
 
 void seeded_normal(std::span<float> values, uint64_t seed, std::string_view name, double std) {
   const uint64_t stream = stream_of(name);

@@ -7,8 +7,8 @@
 
 namespace act {
 
-/// FNV-1a of a tensor's name: the stream of random numbers that is its own.
-uint64_t stream_of(std::string_view name);
+/// FNV-1a of a tensor's name and of a seed: a stream of random numbers of their own.
+uint64_t stream_of(std::string_view name, uint64_t seed);
 /// Standard normal values times `std`.
 void seeded_normal(std::span<float> values, uint64_t seed, std::string_view name, double std);
 /// Uniform values in [-bound, bound).

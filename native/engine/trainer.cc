@@ -234,7 +234,7 @@ StepReport Trainer::step(const StepOptions& o) {
     if (!p.gradient) continue;
     adamw.weight_decay = p.matrix ? static_cast<float>(o.weight_decay) : 0;
     if (p.compact()) {
-      backend.adamw_compact(*p.matrix, p.gradient.view(), p.compact_moments(), adamw, stream_of(name));
+      backend.adamw_compact(*p.matrix, p.gradient.view(), p.compact_moments(), adamw, stream_of(name, o.seed));
       continue;
     }
     backend.adamw(model_.master(p), p.gradient.view(), p.moment1.view(), p.moment2.view(), adamw);

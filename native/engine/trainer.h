@@ -23,6 +23,7 @@ struct StepOptions {
   double learning_rate = 0, beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8;
   double weight_decay = 0;   // on matrices only, not on norm weights and biases
   double max_grad_norm = 0;  // global norm of all gradients; 0: off
+  uint64_t seed = 0;         // of the compact optimizer's stochastic rounding
 };
 struct StepReport {
   double grad_norm = 0;  // before clipping

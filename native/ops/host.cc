@@ -173,23 +173,19 @@ compact::Scalars check_compact(const Weight& w, View gradient, const CompactMome
   return {o.learning_rate, o.beta1, o.beta2, o.epsilon, o.weight_decay, correction(o.beta1), correction(o.beta2), o.grad_scale};
 }
 
-void HostBackend::adamw_compact(Weight& w, View gradient, const CompactMoments& moments, const AdamW& o,
-                                uint64_t stream) {
-  const compact::Scalars scalars = check_compact(w, gradient, moments, o);
-  const int64_t count = w.rows * w.cols;
-  // In whatever layout the backend keeps a weight, it can be read and loaded.
-  std::vector<uint16_t> weight(static_cast<size_t>(count));
-  read_weight(w, weight.data());
+void step_blocks(View weight, View gradient, const CompactMoments& moments, const compact::Scalars& scalars, int64_t step,
+                 uint64_t stream, int64_t first_block, int64_t count) {
+  auto *const w = weight.as<uint16_t>();
   const auto *const g = gradient.as<float>();
   auto *const codes1 = moments.codes1.as<uint8_t>(), *const codes2 = moments.codes2.as<uint8_t>();
   compact::Element block[compact::kBlock];
-  for (int64_t b = 0; b < compact::blocks(count); b++) {
+  for (int64_t b = first_block; b < first_block + count; b++) {
     float &scale1 = moments.scales1.as<float>()[b], &scale2 = moments.scales2.as<float>()[b];
-    const int64_t first = b * compact::kBlock, size = std::min(compact::kBlock, count - first);
+    const int64_t first = b * compact::kBlock, size = std::min(compact::kBlock, weight.size() - first);
     float largest1 = 0, largest2 = 0;
     for (int64_t i = 0; i < size; i++) {
       const int64_t at = first + i;
-      block[i] = compact::step({bf16_to_float(weight[static_cast<size_t>(at)]), compact::moment1_of(codes1[at], scale1),
+      block[i] = compact::step({bf16_to_float(w[at]), compact::moment1_of(codes1[at], scale1),
                                 compact::root2_of(codes2[at], scale2)},
                                g[at], scalars);
       largest1 = std::max(largest1, std::fabs(block[i].moment1));
@@ -199,13 +195,12 @@ void HostBackend::adamw_compact(Weight& w, View gradient, const CompactMoments& 
     scale2 = largest2 >= compact::kLeast2 ? largest2 : 0;
     for (int64_t i = 0; i < size; i++) {
       const int64_t at = first + i;
-      const compact::Randoms random = compact::randoms_of(stream, o.step, at);
+      const compact::Randoms random = compact::randoms_of(stream, step, at);
       codes1[at] = compact::code1_of(block[i].moment1, largest1, compact::threshold_of(random.moment1));
       codes2[at] = compact::code2_of(block[i].root2, largest2, compact::threshold_of(random.moment2));
-      weight[static_cast<size_t>(at)] = compact::round_stochastically(block[i].weight, random.weight);
+      w[at] = compact::round_stochastically(block[i].weight, random.weight);
     }
   }
-  load_weight(w, weight.data(), DType::bf16);
 }
 
 }  // namespace act

@@ -19,6 +19,9 @@ float element_as_float(const void* from, DType dtype, int64_t index);
 
 /// Checks the views of adamw_compact; its scalars.
 compact::Scalars check_compact(const Weight& w, View gradient, const CompactMoments& moments, const AdamW& options);
+/// adamw_compact of some blocks of 256 elements of a weight in host memory, row-major bf16.
+void step_blocks(View weight, View gradient, const CompactMoments& moments, const compact::Scalars& scalars, int64_t step,
+                 uint64_t stream, int64_t first_block, int64_t count);
 
 /// For each segment of a forest: the indices of its path, root first, itself last. Throws BAD_ARGUMENT on a parent that
 /// does not come before its child, on positions that do not continue the parent's, and on lanes outside the pages.
@@ -35,8 +38,6 @@ class HostBackend : public Backend {
   void fill(View x, float value) override;
   void gather_rows(View dst, View src, std::span<const int32_t> index) override;
   void scatter_add_rows(View dst, View src, std::span<const int32_t> index) override;
-  void adamw_compact(Weight& w, View gradient, const CompactMoments& moments, const AdamW& options,
-                     uint64_t stream) override;
 };
 
 }  // namespace act

@@ -173,7 +173,8 @@ struct AdamW {
   float grad_scale;    // multiplies gradients first (global-norm clipping)
 };
 
-/// AdamW moments of 8 bits a value for one matrix (compact.h): codes u8 [rows, cols], scales f32 [1, blocks of 256].
+/// AdamW moments of 8 bits a value for one matrix (compact.h): codes u8 [rows, cols], for every 256 of them (the last ones
+/// of a matrix: fewer) the largest magnitude, f32 [1, blocks].
 struct CompactMoments {
   View codes1, scales1, codes2, scales2;
 };
@@ -188,15 +189,15 @@ class Backend {
   // --- memory -------------------------------------------------------------------------------------------------------
   virtual void* allocate(size_t bytes) = 0;  // zero-filled, 64-byte aligned; throws OUT_OF_MEMORY
   virtual void release(void* memory, size_t bytes) noexcept = 0;
-  /// Bytes an engine may plan with besides its own limit; 0: no limit is known.
-  virtual size_t available_bytes() const { return 0; }
-  /// Whether there is a device apart from the host, which may keep Buffers in host memory.
+  size_t allocated = 0, peak = 0;            // bytes, Buffers, Weights and pools together
+  /// Of the device's own memory, what is free or allocated here; 0: it has none of its own, or no bound is known.
+  virtual size_t device_bytes() const { return 0; }
+  /// Whether the device is apart from the host and reaches host memory: what Place::host asks for.
   virtual bool reaches_host_memory() const { return false; }
-  /// Zero-filled and pinned. Backends without such memory throw BAD_ARGUMENT.
+  /// As allocate, in pinned host memory, counted in host_allocated. Throws BAD_ARGUMENT where Place::host means nothing.
   virtual void* allocate_host(size_t bytes);
   virtual void release_host(void* memory, size_t bytes) noexcept {}
   size_t host_allocated = 0;
-  size_t allocated = 0, peak = 0;            // bytes, Buffers, Weights and pools together
   /// Set by who calls linear_backward_weight: ends of the runs of token rows (trees), ascending, the last one the number
   /// of rows. Empty: one run. What lies in different runs may be split into calls of its own without changing a bit.
   std::span<const int32_t> row_runs;
@@ -210,8 +211,10 @@ class Backend {
   virtual void scatter_add_rows(View dst, View src, std::span<const int32_t> index) = 0;
 
   // --- weights ------------------------------------------------------------------------------------------------------
-  virtual std::unique_ptr<Weight> create_weight(int64_t rows, int64_t cols, DType dtype, bool trainable) = 0;
-  /// Bytes create_weight takes with all its layouts (for the memory plan). Must be exact.
+  /// `master`: where the fp32 master of a trainable bf16 weight lies.
+  virtual std::unique_ptr<Weight> create_weight(int64_t rows, int64_t cols, DType dtype, bool trainable,
+                                                Place master = Place::device) = 0;
+  /// Bytes create_weight takes with all its layouts (for the memory plan), the master on the device. Must be exact.
   virtual size_t weight_bytes(int64_t rows, int64_t cols, DType dtype, bool trainable) const = 0;
   /// Whole matrix from host memory of any float dtype, rounded to nearest even where the weight is narrower.
   virtual void load_weight(Weight& w, const void* from, DType dtype) = 0;
@@ -284,8 +287,9 @@ class Backend {
   virtual double sum_of_squares(View x) = 0;  // fixed order, double accumulation
   /// Decoupled weight decay (Loshchilov & Hutter 2019): p -= lr * (wd * p + mhat / (sqrt(vhat) + eps)); all fp32.
   virtual void adamw(View parameter, View gradient, View moment1, View moment2, const AdamW& options) = 0;
-  /// The same on a bf16 weight without a master and with moments of 8 bits, rounded stochastically; gradient fp32, finite.
-  /// `stream` names the weight: random numbers are a function of (stream, step, element). Same bits on every backend.
+  /// The same on a bf16 weight that is not trainable (has no master) and with moments of 8 bits, all rounded
+  /// stochastically (compact.h); gradient fp32, finite. `stream` stands for seed and tensor: random numbers are a function
+  /// of (stream, step, element). Same bits on every backend.
   virtual void adamw_compact(Weight& w, View gradient, const CompactMoments& moments, const AdamW& options,
                              uint64_t stream) = 0;
   /// Whether any element is NaN or infinite.

@@ -11,7 +11,7 @@ class Lent {
   Lent(Backend& inner, View host, DType dtype) : inner_(inner), host_(host) {
     if (!host.data) return;
     buffer_ = Buffer(inner, host.rows, host.cols, dtype);
-    if (dtype == DType::f32) {
+    if (dtype == host.dtype) {
       inner.upload(buffer_.view(), host.data);
       return;
     }
@@ -22,7 +22,7 @@ class Lent {
   operator View() const { return host_.data ? buffer_.view() : View{}; }
   void back() {
     if (!host_.data) return;
-    if (buffer_.view().dtype == DType::f32) return inner_.download(host_.data, buffer_.view());
+    if (buffer_.view().dtype == host_.dtype) return inner_.download(host_.data, buffer_.view());
     inner_.download(bits_.data(), buffer_.view());
     for (size_t i = 0; i < bits_.size(); i++) host_.as<float>()[i] = bf16_to_float(bits_[i]);
   }
@@ -40,8 +40,8 @@ class Bf16Face final : public HostBackend {
   std::string name() const override { return inner_->name(); }
   std::string describe() const override { return inner_->describe(); }
 
-  std::unique_ptr<Weight> create_weight(int64_t rows, int64_t cols, DType dtype, bool trainable) override {
-    return inner_->create_weight(rows, cols, dtype, trainable);
+  std::unique_ptr<Weight> create_weight(int64_t rows, int64_t cols, DType dtype, bool trainable, Place master) override {
+    return inner_->create_weight(rows, cols, dtype, trainable, master);
   }
   size_t weight_bytes(int64_t rows, int64_t cols, DType dtype, bool trainable) const override {
     return inner_->weight_bytes(rows, cols, dtype, trainable);
@@ -152,6 +152,12 @@ class Bf16Face final : public HostBackend {
     Lent p = wide(parameter), g = wide(gradient), m = wide(moment1), v = wide(moment2);
     inner_->adamw(p, g, m, v, options);
     p.back(), m.back(), v.back();
+  }
+  void adamw_compact(Weight& w, View gradient, const CompactMoments& m, const AdamW& options, uint64_t stream) override {
+    Lent codes1(*inner_, m.codes1, DType::u8), codes2(*inner_, m.codes2, DType::u8);
+    Lent scales1 = wide(m.scales1), scales2 = wide(m.scales2);
+    inner_->adamw_compact(w, wide(gradient), {codes1, scales1, codes2, scales2}, options, stream);
+    codes1.back(), codes2.back(), scales1.back(), scales2.back();
   }
   bool has_nonfinite(View x) override { return inner_->has_nonfinite(wide(x)); }
   size_t scratch_bytes(int64_t rows, int64_t widest) const override { return inner_->scratch_bytes(rows, widest); }

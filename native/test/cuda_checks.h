@@ -19,6 +19,7 @@ std::vector<Device> emulated_devices();
 void cuda_checks(std::vector<Check>& checks, const Device& device);
 void engine_checks(std::vector<Check>& checks, const Device& device);
 void device_memory_is_planned();
+void large_models_fit();
 void memory_limit_checks(std::vector<Check>& checks);
 /// cuda_speed.cc: single operations; cuda_speed_engine.cc: whole steps, of a toy where `small`.
 int run_speed(const Device& device);

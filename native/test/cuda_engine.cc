@@ -1,5 +1,6 @@
 // The whole engine on the device against the CPU backend: a training step and the generation of a group.
 #include <cmath>
+#include <cstdio>
 
 #include "cuda_checks.h"
 #include "cuda_waiting.h"
@@ -179,76 +180,160 @@ void sampled_equals_scored(const Device& device, DType dtype) {
   });
 }
 
-/// Steps with the compact optimizer: weights and moments of two engines, one of them stopped, saved through fp32 values,
-/// loaded into a third one and continued, are the same bits. Moments lie where `offload` says, and the plan holds.
-void compact_training_resumes(const Device& device, bool offload) {
-  device.open(DType::bf16);
-  EngineOptions options = tiny_options(engine_device(device), DType::bf16);
-  options.sizes.compact_optimizer = true;
-  options.sizes.offload_optimizer = offload;
-  const auto train = [](WaitingEngine& engine, int steps) {
-    const std::vector<int32_t> tokens{3, 14, 15, 9, 26, 5, 35, 8}, parents{-1}, lengths{8}, rows{0, 1, 2, 3, 4, 5, 6},
-        targets{14, 15, 9, 26, 5, 35, 8};
-    const std::vector<float> weights(rows.size(), 1.0f / 7);
-    ForestRows r;
-    r.rows = rows, r.targets = targets, r.ce_weight = weights;
-    double loss = 0;
-    for (int i = 0; i < steps; i++) {
-      engine.run(Engine::Job::Kind::exclusive, [&](Engine::Core& core) {
-        loss = core.trainer.accumulate({tokens, parents, lengths}, r).ce;
-        core.trainer.step({.learning_rate = 2e-2, .weight_decay = 0.01, .max_grad_norm = 1});
-      });
-    }
-    return loss;
-  };
-  constexpr TensorKind kKinds[] = {TensorKind::master, TensorKind::moment1, TensorKind::moment2};
-  const auto state = [&](WaitingEngine& engine) {
-    std::vector<std::vector<std::byte>> all;
-    engine.run(Engine::Job::Kind::shared, [&](Engine::Core& core) {
-      for (const auto& [name, p] : core.model.parameters()) {
-        for (const TensorKind kind : kKinds) all.push_back(core.model.read(name, kind));
-      }
+struct OptimizerMode {
+  const char* name;
+  bool compact, offload;
+};
+
+/// Optimizer steps on two sequences; the loss before the last one.
+double train(WaitingEngine& engine, int steps) {
+  const std::vector<int32_t> tokens{3, 14, 15, 9, 26, 5, 35, 8, 9, 7}, parents{-1, -1}, lengths{5, 5},
+      rows{0, 1, 2, 3, 5, 6, 7, 8}, targets{14, 15, 9, 26, 35, 8, 9, 7};
+  const std::vector<float> weights(rows.size(), 1.0f / 8);
+  ForestRows r;
+  r.rows = rows, r.targets = targets, r.ce_weight = weights;
+  double loss = 0;
+  for (int i = 0; i < steps; i++) {
+    engine.run(Engine::Job::Kind::exclusive, [&](Engine::Core& core) {
+      loss = core.trainer.accumulate({tokens, parents, lengths}, r).ce;
+      core.trainer.step({.learning_rate = 2e-2, .weight_decay = 0.01, .max_grad_norm = 1, .seed = 4});
     });
-    return all;
-  };
-  WaitingEngine whole(options), first(options), second(options);
-  initialize(whole);
-  initialize(first);
-  const double before = train(whole, 1);
-  const double after = train(whole, 7);
-  expect(after < 0.7 * before, "the loss went from " + std::to_string(before) + " to " + std::to_string(after));
-  train(first, 5);
-  const auto saved = state(first);
-  second.run(Engine::Job::Kind::exclusive, [&](Engine::Core& core) {
+  }
+  return loss;
+}
+
+constexpr TensorKind kStateKinds[] = {TensorKind::master, TensorKind::moment1, TensorKind::moment2};
+using State = std::vector<std::vector<std::byte>>;
+
+State state_of(WaitingEngine& engine) {
+  State all;
+  engine.run(Engine::Job::Kind::shared, [&](Engine::Core& core) {
+    for (const auto& [name, p] : core.model.parameters()) {
+      for (const TensorKind kind : kStateKinds) all.push_back(core.model.read(name, kind));
+    }
+  });
+  return all;
+}
+
+void load_state(WaitingEngine& engine, const State& state, int64_t step) {
+  engine.run(Engine::Job::Kind::exclusive, [&](Engine::Core& core) {
     size_t i = 0;
     for (const auto& [name, p] : core.model.parameters()) {
-      for (const TensorKind kind : kKinds) core.model.write(name, kind, reinterpret_cast<const float*>(saved[i++].data()));
+      for (const TensorKind kind : kStateKinds) core.model.write(name, kind, reinterpret_cast<const float*>(state[i++].data()));
     }
-    core.trainer.optimizer_step = 5;
+    core.trainer.optimizer_step = step;
   });
-  expect(state(second) == saved, "a state read, written and read again differs");
-  train(second, 3);
-  expect(state(second) == state(whole), "five steps, a load and three steps differ from eight");
-  const MemoryPlan& plan = whole.plan();
-  expect(offload ? plan.optimizer == 0 && plan.host > 0 : plan.optimizer > 0 && plan.host == 0, "the plan's places");
-  expect(whole.peak() <= plan.total(), "peak over the plan");
+}
+
+/// "Ten steps" and "five, saved as fp32 values, loaded by another engine, five more" are the same bits; the other engine
+/// keeps its state on the device, which changes no bit either. Memory stays within the plan.
+void training_resumes(const Device& device, const OptimizerMode& mode) {
+  device.open(DType::bf16);
+  EngineOptions options = tiny_options(engine_device(device), DType::bf16);
+  options.sizes.compact_optimizer = mode.compact;
+  WaitingEngine second(options);
+  options.sizes.offload_optimizer = mode.offload;
+  WaitingEngine whole(options);
+  initialize(whole);
+  const double before = train(whole, 1);
+  train(whole, 4);
+  const State saved = state_of(whole);
+  load_state(second, saved, 5);
+  expect(state_of(second) == saved, "a state read, written and read again differs");
+  const double after = train(whole, 5);
+  expect(after < 0.7 * before, "the loss went from " + std::to_string(before) + " to " + std::to_string(after));
+  train(second, 5);
+  expect(state_of(second) == state_of(whole), "five steps, a load and five steps differ from ten");
+  const MemoryPlan &plan = whole.plan(), &resident = second.plan();
+  if (mode.offload) {
+    const size_t masters = resident.weights - plan.weights;
+    expect(plan.optimizer == 0 && plan.host == resident.optimizer + masters && (masters > 0) != mode.compact, "offloaded bytes");
+  }
+  for (const WaitingEngine* engine : {&whole, &second}) expect(engine->peak() <= engine->plan().total(), "peak over the plan");
+}
+
+ModelConfig qwen3(int32_t hidden, int32_t heads, int32_t intermediate, bool tied) {
+  ModelConfig c;
+  c.vocab_size = 151936, c.hidden_size = hidden, c.layers = 36, c.heads = heads, c.kv_heads = 8, c.head_dim = 128;
+  c.intermediate_size = intermediate, c.max_positions = 40960, c.qk_norm = true, c.tied_embeddings = tied;
+  c.inv_freq.assign(64, 1);
+  return c;
+}
+
+/// Planned sizes of full fine-tuning with 64 sequences of 2,048 tokens in the cache and batches of 4,096 tokens.
+EngineSizes full_fine_tuning(const ModelConfig& model, bool compact, bool offload) {
+  EngineSizes sizes;
+  sizes.model = model;
+  sizes.dtype = DType::bf16;
+  sizes.training = sizes.recompute = true;
+  sizes.compact_optimizer = compact;
+  sizes.offload_optimizer = offload;
+  sizes.max_sequences = 64;
+  sizes.cache_tokens = 64 * 2048;
+  sizes.max_batch_tokens = 4096;
+  return sizes;
 }
 
 }  // namespace
 
-/// A plan that the device cannot hold is refused before anything is allocated.
+/// A plan that the device cannot hold is refused before anything is allocated; a limit that is given goes before the
+/// device's, and 0 asks nobody.
 void device_memory_is_planned() {
   Device small = emulated_devices().front();
   small.bytes = "300000";
   small.open(DType::f32);
-  try {
-    WaitingEngine engine(tiny_options("emulated", DType::f32));
-  } catch (const Error& error) {
-    expect(error.code == "MEMORY_PLAN" && std::string(error.what()).find("device has 0.3 MB free") != std::string::npos,
-           error.code + ": " + error.what());
-    return;
+  EngineOptions options = tiny_options("emulated", DType::f32);
+  const auto refusal = [&] {
+    try {
+      WaitingEngine engine(options);
+    } catch (const Error& error) {
+      return error.code + " " + error.what();
+    }
+    throw Failure{"an engine larger than the device was made"};
+  };
+  const auto expect_in = [](const std::string& text, const std::string& part) { expect(text.find(part) != std::string::npos, text); };
+  expect_in(refusal(), "The device has 0.3 MB free.");
+  options.sizes.memory_limit = 200000;
+  expect_in(refusal(), "The limit is 0.2 MB.");
+  options.sizes.memory_limit = 0;
+  expect_in(refusal(), "OUT_OF_MEMORY");
+  emulated_devices().front().open(DType::f32);  // sets back what this process's devices have
+  options = tiny_options("emulated", DType::f32);
+  options.sizes.offload_optimizer = true;
+  options.sizes.host_memory = 100000;
+  options.sizes.memory_limit = 0;
+  expect_in(refusal(), "Choose optimizerState compact");
+}
+
+/// What full fine-tuning of Qwen3 4B and 8B takes: compact, 4B fits a card of 80 GB and 8B one of 141 GB; in full fp32
+/// state with masters and moments in host memory too. In full state on the device neither does.
+void large_models_fit() {
+  Device card = emulated_devices().front();
+  const auto plan = [&](const char* bytes, const EngineSizes& sizes) {
+    card.bytes = bytes;
+    return plan_memory(*card.open(DType::bf16), sizes);
+  };
+  struct Fit {
+    const char *name, *bytes;
+    ModelConfig model;
+  };
+  const Fit fits[] = {{"4B", "80000000000", qwen3(2560, 32, 9728, true)}, {"8B", "141000000000", qwen3(4096, 32, 12288, false)}};
+  for (const Fit& fit : fits) {
+    for (const OptimizerMode& mode : {OptimizerMode{"compact", true, false}, {"compact, offloaded", true, true}, {"full, offloaded", false, true}}) {
+      const MemoryPlan p = plan(fit.bytes, full_fine_tuning(fit.model, mode.compact, mode.offload));
+      std::printf("plan %s %s: %.1f GB (weights %.1f, gradients %.1f, optimizer %.1f, cache %.1f, rest %.1f), host %.1f GB\n",
+                  fit.name, mode.name, static_cast<double>(p.total()) / 1e9, static_cast<double>(p.weights) / 1e9,
+                  static_cast<double>(p.gradients) / 1e9, static_cast<double>(p.optimizer) / 1e9,
+                  static_cast<double>(p.cache) / 1e9, static_cast<double>(p.activations + p.head + p.scratch) / 1e9,
+                  static_cast<double>(p.host) / 1e9);
+    }
+    try {
+      plan(fit.bytes, full_fine_tuning(fit.model, false, false));
+      throw Failure{std::string(fit.name) + " in full state fits, which makes this test meaningless"};
+    } catch (const Error& error) {
+      expect(error.code == "MEMORY_PLAN", error.code + ": " + error.what());
+    }
   }
-  throw Failure{"an engine larger than the device was made"};
 }
 
 void engine_checks(std::vector<Check>& checks, const Device& device) {
@@ -257,10 +342,8 @@ void engine_checks(std::vector<Check>& checks, const Device& device) {
     checks.push_back({"engine agrees with the CPU" + type + device.name, [=] { agrees_with_cpu(device, dtype, false); }});
     checks.push_back({"engine, sampled log-probs equal scored ones" + type + device.name, [=] { sampled_equals_scored(device, dtype); }});
   }
-  for (const bool offload : {false, true}) {
-    const std::string where = offload ? "in host memory " : "on the device ";
-    checks.push_back({"engine, compact optimizer resumes exactly, moments " + where + device.name,
-                      [=] { compact_training_resumes(device, offload); }});
+  for (const OptimizerMode& mode : {OptimizerMode{"full", false, false}, {"full, offloaded", false, true}, {"compact", true, false}, {"compact, offloaded", true, true}}) {
+    checks.push_back({std::string("engine resumes exactly, optimizer ") + mode.name + " " + device.name, [=] { training_resumes(device, mode); }});
   }
   checks.push_back({"engine agrees with the CPU, recompute fp32 " + device.name, [=] { agrees_with_cpu(device, DType::f32, true); }});
 }

@@ -77,6 +77,9 @@ void layer_cases(Cases& cases);
 void attention_cases(Cases& cases);
 void head_cases(Cases& cases);
 void optimizer_cases(Cases& cases);
+/// Weight, codes and scales (compact.h) after some steps of adamw_compact with seeded gradients of very different sizes.
+/// The moments lie at `place`.
+Tensors compact_steps(Backend& backend, const Tensor& weight, const Tensor& gradient, Place place);
 /// The cases of every file of `cases/`.
 Cases all_cases();
 
@@ -107,6 +110,7 @@ void attention_equality_checks(std::vector<Check>& checks);
 void memory_checks(std::vector<Check>& checks);
 void math_checks(std::vector<Check>& checks);
 void sampling_checks(std::vector<Check>& checks);
+void compact_checks(std::vector<Check>& checks);
 
 /// The instruction sets this processor has.
 std::vector<Isa> available_isas();

@@ -126,6 +126,7 @@ int run_tests(const std::string& filter) {
   equality_checks(checks);
   attention_equality_checks(checks);
   sampling_checks(checks);
+  compact_checks(checks);
 
   int passed = 0, failed = 0;
   for (const Check& check : checks) {

@@ -44,7 +44,7 @@ export const engineOptionsSchema = z.strictObject({
     .enum(["full", "compact"])
     .default("full")
     .describe("full: fp32 masters and moments; compact: bf16 weights rounded stochastically, moments of 8 bits"),
-  offloadOptimizer: z.boolean().default(false).describe("keep the moments in pinned host memory (GPU only)"),
+  offloadOptimizer: z.boolean().default(false).describe("keep masters and moments in pinned host memory (GPU only)"),
   lora: loraSchema.nullable().default(null).describe("train adapters instead of the weights"),
   adapter: z
     .string()
@@ -59,7 +59,7 @@ export const engineOptionsSchema = z.strictObject({
     .int()
     .min(0)
     .optional()
-    .describe("bytes the engine may allocate; default: the device's memory, 0: no limit"),
+    .describe("bytes the engine may allocate; default: what the device has, 0: no limit"),
   tokenBytes: z
     .strictObject({ bytes: z.instanceof(Uint8Array), offsets: z.instanceof(Uint32Array) })
     .nullable()
@@ -100,8 +100,8 @@ export function nativeEngineOptions(
     maxSequences: options.maxSequences,
     cacheTokens: options.cacheTokens ?? Math.min(everything, affordable),
     maxBatchTokens: options.maxBatchTokens ?? (model.hiddenSize <= 512 ? 2048 : 1024),
-    // A GPU says itself what it has.
-    memoryLimit: options.memoryLimit ?? (options.device === "cuda" ? 0 : machineMemory()),
+    memoryLimit: options.memoryLimit ?? null,
+    hostMemory: machineMemory(),
     tokenBytes: options.tokenBytes === null ? null : padTokenBytes(options.tokenBytes, model.vocabSize),
   };
 }

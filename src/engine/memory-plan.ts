@@ -25,10 +25,12 @@ export function formatBytes(bytes: number): string {
   return `${bytes} B`;
 }
 
-/** One line a purpose, then the total. */
+/** One line a purpose, then the total; with offloaded optimizer state what lies where. */
 export function formatMemoryPlan(plan: MemoryPlan): string {
   const line = (text: string, bytes: number): string => `${text.padEnd(42)}${formatBytes(bytes).padStart(10)}`;
-  const lines = [...PURPOSES.map(([key, text]) => line(text, plan[key])), line("total", plan.total)];
-  if (plan.host > 0) lines.push(line("besides, moments in host memory", plan.host));
-  return lines.join("\n");
+  const purposes = PURPOSES.map(([key, text]) => line(text, plan[key]));
+  if (plan.host === 0) return [...purposes, line("total", plan.total)].join("\n");
+  // Steps read and write the host's memory in place: the device holds the same in both phases.
+  const device = ["on the device, sampling", "on the device, stepping"].map((text) => line(text, plan.total));
+  return [...purposes, ...device, line("optimizer state in pinned host memory", plan.host)].join("\n");
 }

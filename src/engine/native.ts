@@ -34,10 +34,10 @@ export interface NativeEngineOptions {
   threads: number;
   training: boolean;
   recompute: boolean;
-  /** `full` (default): fp32 masters and moments; `compact`: bf16 weights rounded stochastically, moments of 8 bits. */
-  optimizerState?: "full" | "compact";
-  /** Moments in pinned host memory; only for devices apart from the host. Default false. */
-  offloadOptimizer?: boolean;
+  /** `full`: fp32 masters and moments; `compact`: bf16 weights rounded stochastically, moments of 8 bits. */
+  optimizerState: "full" | "compact";
+  /** Masters and moments in pinned host memory; only for devices apart from the host. */
+  offloadOptimizer: boolean;
   lora: { rank: number; alpha: number; targets: string[]; seed: number } | null;
   /** Sequences decoded side by side at most. */
   maxSequences: number;
@@ -45,8 +45,10 @@ export interface NativeEngineOptions {
   cacheTokens: number;
   /** Tokens of the forest in one forward pass at most (prefill chunk and micro-batch). */
   maxBatchTokens: number;
-  /** Bytes; a plan above it is refused with code MEMORY_PLAN. 0: no limit. */
-  memoryLimit: number;
+  /** Bytes; a plan above it is refused with code MEMORY_PLAN. 0: no limit; null: what the device has. */
+  memoryLimit: number | null;
+  /** Bytes this process may hope for of the machine: what devices in host memory have, and a bound of pinned memory. */
+  hostMemory: number;
   /** Token id -> bytes it stands for (concatenated, with offsets [vocab + 1]); for stop strings. Null: none allowed. */
   tokenBytes: { bytes: Uint8Array; offsets: Uint32Array } | null;
 }
@@ -61,7 +63,7 @@ export interface NativeMemoryPlan {
   head: number;
   scratch: number;
   total: number;
-  /** Moments in pinned host memory, not part of the total. */
+  /** Optimizer state in pinned host memory, not part of the total. */
   host: number;
 }
 
@@ -153,6 +155,8 @@ export interface NativeStepOptions {
   weightDecay: number;
   /** Global-norm clip; 0: off. */
   maxGradNorm: number;
+  /** Of the stochastic rounding of a compact optimizer state: random numbers are a function of (seed, tensor, step, element). */
+  seed: bigint;
 }
 
 export interface NativeEngine {

@@ -109,6 +109,8 @@ export interface AdamWOptions {
   readonly weightDecay?: number;
   /** Global-norm clip. Default 1; 0 turns it off. */
   readonly maxGradNorm?: number;
+  /** Of the stochastic rounding of `optimizerState: "compact"`; nothing else is random. Default 0. */
+  readonly seed?: number | bigint;
 }
 
 /** Memory in bytes, and counters since the engine was made. */

@@ -89,6 +89,7 @@ const adamwSchema = z.strictObject({
   epsilon: z.number().min(LEAST_FLOAT).max(LARGEST_FLOAT).default(1e-8),
   weightDecay: z.number().min(0).max(LARGEST_FLOAT).default(0),
   maxGradNorm: z.number().min(0).default(1),
+  seed: seed.default(0n),
 });
 
 /** Parses with zod, turning the first complaint into EngineError BAD_ARGUMENT. Keys of value undefined count as absent. */

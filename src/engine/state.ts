@@ -27,7 +27,7 @@ const indexSchema = z.strictObject({
   optimizerStep: z.number().int().min(0),
   weightVersion: z.number().int().min(0),
   dtype: z.enum(["fp32", "bf16"]),
-  /** Values of a compact state are those its codes stand for; absent in states older than the choice. */
+  /** Values of a compact state are those that its codes stand for. Absent in states older than the choice. */
   optimizerState: z.enum(["full", "compact"]).default("full"),
   lora: z.strictObject({ rank: z.number(), alpha: z.number(), targets: z.array(z.string()) }).nullable(),
 });
@@ -92,7 +92,7 @@ export async function saveState(
     optimizerStep: nativeCallSync(() => native.optimizerStep),
     weightVersion,
     dtype: options.dtype,
-    optimizerState: options.optimizerState ?? "full",
+    optimizerState: options.optimizerState,
     lora: loraIdentity(options),
   };
   await writeFileAtomic(join(dir, INDEX_FILE), `${JSON.stringify(index, null, 2)}\n`);
@@ -111,10 +111,10 @@ export async function loadState(
     new EngineError("STATE", `Failed loading the state in ${dir}: ${reason}.`, { hint });
   if (index.dtype !== options.dtype)
     throw refuse(`it is of a ${index.dtype} engine, this one is ${options.dtype}`, `Use dtype ${index.dtype}.`);
-  if (index.optimizerState !== (options.optimizerState ?? "full"))
+  if (index.optimizerState !== options.optimizerState)
     throw refuse(
-      `its optimizer state is ${index.optimizerState}, this engine's is not`,
-      `Use optimizerState ${index.optimizerState}.`,
+      `its optimizer state is ${index.optimizerState}, this engine's is ${options.optimizerState}`,
+      `Use optimizerState ${index.optimizerState}; or begin a new optimizer state with the saved model (\`saveModel\`).`,
     );
   if (JSON.stringify(index.lora) !== JSON.stringify(loraIdentity(options)))
     throw refuse("its adapters are not those of this engine", "Use the `lora` settings of the engine that saved it.");

@@ -53,13 +53,15 @@ export function resolveStage(stage: NamedStage, recipe: Recipe, runSeed: number)
 /**
  * What a stage's key is a hash of.
  *
- * Left out: where inputs lie, how many threads compute, how much may be in memory at once. None of them changes a result.
+ * Left out: where inputs lie, how many threads compute, how much may be in memory at once, and where.
+ * None of them changes a result.
  */
 export function stageKeyParts(stage: ResolvedStage, inputs: StageInputs): unknown {
   const hashes = Object.fromEntries(Object.entries(inputs).map(([name, { hash }]) => [name, hash]));
   const {
     threads: _threads,
     memoryLimit: _limit,
+    offloadOptimizer: _offload,
     maxSequences: _sequences,
     cacheTokens: _cache,
     ...engine

@@ -120,6 +120,7 @@ export async function reinforceServed(
       optimizer: options.optimizer,
       step,
       steps,
+      seed: 0, // nothing else here is drawn: episodes come as they come
       signal: context.signal,
     });
     const fresh = [...drawn.kept, ...drawn.rejected];

@@ -74,7 +74,7 @@ export async function imitate(
     const batch = imitationBatch(fitting, { ...layout, aggregation: options.aggregation });
     const result = await agent.policy.accumulate(batch.forest, batch.rows, { signal });
     assertFinite({ "policy/loss": result.loss }, step);
-    const settings = adamw(options.optimizer, step, steps);
+    const settings = adamw(options.optimizer, step, steps, options.seed);
     const { gradNorm } = await agent.policy.step(settings);
     assertFinite({ "optimizer/grad_norm": gradNorm }, step);
     const seconds = (performance.now() - began) / 1000;

@@ -178,6 +178,7 @@ async function judgeStep(run: {
     optimizer: options.optimizer,
     step,
     steps,
+    seed: options.seed,
     signal,
   });
   const tokens = all.flatMap((q) => q.completions).reduce((sum, c) => sum + c.tokens.length, 0);

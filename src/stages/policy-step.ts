@@ -28,6 +28,8 @@ export interface PolicyStepOptions {
   readonly optimizer: OptimizerSettings;
   readonly step: number;
   readonly steps: number;
+  /** Of stochastic rounding. */
+  readonly seed: number;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -50,7 +52,7 @@ export async function policyStep(options: PolicyStepOptions): Promise<PolicyStep
   const began = performance.now();
   const layout = agent.maxTreeTokens === null ? {} : { maxTreeTokens: agent.maxTreeTokens };
   let batch = policyBatch(options.groups, objective, layout);
-  const settings = adamw(options.optimizer, step, steps);
+  const settings = adamw(options.optimizer, step, steps, options.seed);
   const counted = { ...countMetrics(batch), "optimizer/learning_rate": settings.learningRate };
   if (batch.counts.rows === 0)
     return {

@@ -157,6 +157,7 @@ export async function reinforceEpisodes(
       optimizer: options.optimizer,
       step,
       steps,
+      seed: options.seed,
       signal,
     });
     const tokens = all.flatMap((p) => p.episodes).reduce((sum, e) => sum + tokensOf(e), 0);

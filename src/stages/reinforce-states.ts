@@ -106,6 +106,7 @@ export async function reinforceStates(
       optimizer: options.optimizer,
       step,
       steps,
+      seed: options.seed,
       signal,
     });
     const rewards = all.flatMap((a) => a.rewards);

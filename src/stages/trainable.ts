@@ -47,11 +47,12 @@ export const optimizerSchema = z.strictObject({
 });
 export type OptimizerSettings = z.infer<typeof optimizerSchema>;
 
-/** AdamW settings of one step. */
+/** AdamW settings of one step. @param seed Of stochastic rounding. */
 export function adamw(
   settings: OptimizerSettings,
   step: number,
   steps: number,
+  seed: number,
 ): AdamWOptions & { learningRate: number } {
   return {
     learningRate: settings.learningRate * learningRateFactor(settings.schedule, step, steps),
@@ -60,5 +61,6 @@ export function adamw(
     epsilon: settings.epsilon,
     weightDecay: settings.weightDecay,
     maxGradNorm: settings.maxGradNorm,
+    seed,
   };
 }

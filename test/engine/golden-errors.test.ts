@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { NativeEngine, NativeForest, NativeLossRows } from "../../src/engine/native.js";
 import { bytesOf, type Golden, lossRows, openGolden, readAll, readGolden, withGolden } from "./golden.js";
 
-const STEP = { learningRate: 1e-3, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0, maxGradNorm: 1 };
+const STEP = { learningRate: 1e-3, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0, maxGradNorm: 1, seed: 0n };
 
 let golden: Golden;
 let engine: NativeEngine;

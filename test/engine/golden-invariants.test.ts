@@ -156,6 +156,7 @@ describe.each(SETS)("cpu %s", (instructionSet) => {
           epsilon: 1e-8,
           weightDecay: 0.1,
           maxGradNorm: 1,
+          seed: 0n,
         });
         expect(bytesOf(await readAll(engine, "master"))).toEqual(before);
         expect((await engine.score(golden.forest, rows, true).done).logprob).toEqual(logprob);

@@ -19,7 +19,8 @@ const options = {
     invFreq: Float32Array.from({ length: 8 }, (_, i) => 10000 ** (-i / 8)), ropeFactor: 1,
   },
   dtype: "fp32", device: "cpu", instructionSet: "auto", threads: 2, training: true, recompute: false, lora: null,
-  maxSequences: 4, cacheTokens: 2048, maxBatchTokens: 128, memoryLimit: 0, tokenBytes: null,
+  optimizerState: "full", offloadOptimizer: false, maxSequences: 4, cacheTokens: 2048, maxBatchTokens: 128,
+  memoryLimit: 0, hostMemory: 0, tokenBytes: null,
 };
 const request = {
   prompt: Int32Array.from({ length: 20 }, (_, i) => i), count: 4, maxNewTokens: 4, temperature: 1, topK: 0, topP: 1,

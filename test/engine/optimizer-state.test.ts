@@ -1,10 +1,11 @@
 /** The compact optimizer state on the CPU: what one step computes, what is saved, what it takes, what is refused. */
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { Engine } from "../../src/engine/engine.js";
-import { flat, tinyEngine, tokens } from "./tiny.js";
+import type { LossRows, TokenForest } from "../../src/engine/policy.js";
+import { tinyEngine, tokens } from "./tiny.js";
 
 const COMPACT = { dtype: "bf16", training: true, optimizerState: "compact" } as const;
 const FULL = { dtype: "bf16", training: true } as const;
@@ -12,13 +13,21 @@ const NAME = "model.layers.0.mlp.down_proj.weight"; // 32 x 48: six blocks of 25
 const BLOCK = 256;
 const STEP = { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0, maxGradNorm: 1e9 };
 
-async function train(engine: Engine, steps: number, learningRate: number): Promise<number> {
-  const { forest, rows } = flat(tokens(24, 3));
-  const ceWeight = new Float32Array(rows.rows.length).fill(1 / rows.rows.length);
+/** Two sequences of 24 tokens, every token after the first a loss row. */
+function pair(): { forest: TokenForest; rows: LossRows } {
+  const segments = [tokens(24, 3), tokens(24, 4)].map((ids) => ({ parent: null, tokens: ids }));
+  const rows = Int32Array.from({ length: 46 }, (_, i) => (i < 23 ? i : i + 1));
+  const targets = Int32Array.from(rows, (row) => (row < 24 ? segments[0] : segments[1])?.tokens[(row % 24) + 1] ?? -1);
+  return { forest: { segments }, rows: { rows, targets, ceWeight: new Float32Array(46).fill(1 / 46) } };
+}
+
+/** Steps on two sequences; the loss before the last one. */
+async function train(engine: Engine, steps: number, learningRate: number, seed = 0): Promise<number> {
+  const { forest, rows } = pair();
   let loss = 0;
   for (let i = 0; i < steps; i++) {
-    loss = (await engine.accumulate(forest, { ...rows, ceWeight })).loss;
-    await engine.step({ ...STEP, learningRate });
+    loss = (await engine.accumulate(forest, rows)).loss;
+    await engine.step({ ...STEP, learningRate, seed });
   }
   return loss;
 }
@@ -47,9 +56,8 @@ describe("one compact step", () => {
     await using compact = await tinyEngine(COMPACT);
     await using full = await tinyEngine(FULL);
     before = await values(compact, "master");
-    const { forest, rows } = flat(tokens(24, 3));
-    const ceWeight = new Float32Array(rows.rows.length).fill(1 / rows.rows.length);
-    for (const engine of [compact, full]) await engine.accumulate(forest, { ...rows, ceWeight });
+    const { forest, rows } = pair();
+    for (const engine of [compact, full]) await engine.accumulate(forest, rows);
     gradient = await values(compact, "gradient");
     expect(await values(full, "gradient")).toEqual(gradient); // the forward pass sees the same bf16 weights
     const start = await values(full, "master");
@@ -108,36 +116,100 @@ describe("the compact optimizer state", () => {
   });
   afterAll(() => rm(folder, { recursive: true, force: true }));
 
-  it("learns, and goes on from a saved state bit for bit, on any number of threads", async () => {
+  /** All of a state's values, as the bytes of its file. */
+  async function saved(engine: Engine, name: string): Promise<Buffer> {
+    await engine.saveState(join(folder, name));
+    return readFile(join(folder, name, "state.safetensors"));
+  }
+
+  it("learns, and goes on from a saved state bit for bit, on any number of threads and in any micro-batches", async () => {
     await using whole = await tinyEngine(COMPACT);
-    await using first = await tinyEngine(COMPACT);
+    await using first = await tinyEngine({ ...COMPACT, maxBatchTokens: 24 });
     await using second = await tinyEngine({ ...COMPACT, threads: 3 }, 2);
     const start = await train(whole, 1, 1e-2);
-    const end = await train(whole, 7, 1e-2);
+    const end = await train(whole, 9, 1e-2);
     expect(end).toBeLessThan(0.7 * start);
     await train(first, 5, 1e-2);
-    await first.saveState(folder);
-    await second.loadState(folder);
-    expect(await everything(second)).toEqual(await everything(first));
-    await train(second, 3, 1e-2);
-    expect(await everything(second)).toEqual(await everything(whole));
-    const { plan } = whole;
-    expect(whole.stats().bytesPeak).toBeLessThanOrEqual(plan.total);
-    await using full = await tinyEngine(FULL);
-    const other = full.plan;
-    // Matrices: 2 bytes and 2 x 4 / 256 instead of 8; norm weights keep fp32 moments. Masters are gone.
-    expect(plan.optimizer).toBeLessThan(other.optimizer / 3.5);
-    expect(plan.weights).toBeLessThan(other.weights);
-    await expect(full.loadState(folder)).rejects.toMatchObject({
-      code: "STATE",
-      message: expect.stringContaining("Use optimizerState compact."),
-    });
+    const middle = await saved(first, "middle");
+    await second.loadState(join(folder, "middle"));
+    expect((await saved(second, "loaded")).equals(middle)).toBe(true);
+    await train(second, 5, 1e-2);
+    expect((await saved(second, "second")).equals(await saved(whole, "whole"))).toBe(true);
   });
 
-  it("is refused for fp32 weights", async () => {
+  it("holds matrices in 2 bytes and their moments in 2 + 2 x 4 / 256, as planned", async () => {
+    await using compact = await tinyEngine(COMPACT);
+    await using full = await tinyEngine(FULL);
+    await train(compact, 1, 1e-2);
+    const sizes = compact
+      .tensors()
+      .map(({ shape }) => ({ size: shape.reduce((a, b) => a * b, 1), matrix: shape.length === 2 }));
+    const moments = ({ size, matrix }: { size: number; matrix: boolean }): number =>
+      matrix ? 2 * size + 8 * Math.ceil(size / BLOCK) : 8 * size;
+    expect(compact.plan.optimizer).toBe(sizes.reduce((sum, tensor) => sum + moments(tensor), 0));
+    expect(full.plan.optimizer).toBe(sizes.reduce((sum, { size }) => sum + 8 * size, 0));
+    // The CPU keeps a trainable matrix as fp32 master, a frozen one as bf16, beside the packed one.
+    const matrices = sizes.reduce((sum, { size, matrix }) => sum + (matrix ? size : 0), 0);
+    expect(full.plan.weights - compact.plan.weights).toBe(2 * matrices);
+    expect(compact.stats().bytesPeak).toBeLessThanOrEqual(compact.plan.total);
+  });
+
+  it("rounds by the seed of the step, and by nothing else", async () => {
+    const trainedWith = async (seed: number): Promise<Float32Array[]> => {
+      await using engine = await tinyEngine(COMPACT);
+      await train(engine, 2, 1e-3, seed);
+      return await everything(engine);
+    };
+    const one = await trainedWith(1);
+    expect(await trainedWith(1)).toEqual(one);
+    expect(await trainedWith(2)).not.toEqual(one);
+  });
+
+  it("changes nothing at learning rate 0", async () => {
+    await using engine = await tinyEngine(COMPACT);
+    const before = await values(engine, "master");
+    await train(engine, 3, 0);
+    expect(await values(engine, "master")).toEqual(before);
+  });
+
+  it("trains adapters too, and leaves the frozen weights alone", async () => {
+    const lora = { rank: 4, alpha: 8 };
+    await using engine = await tinyEngine({ ...COMPACT, lora });
+    const before = await engine.readTensor(NAME);
+    const start = await train(engine, 1, 1e-2);
+    expect(await train(engine, 15, 1e-2)).toBeLessThan(0.9 * start);
+    expect(await engine.readTensor(NAME)).toEqual(before);
+  });
+
+  it("is not loaded into an engine of full state, nor a full state into a compact one", async () => {
+    await using compact = await tinyEngine(COMPACT);
+    await using full = await tinyEngine(FULL);
+    for (const [from, to] of [
+      [compact, full],
+      [full, compact],
+    ] as const) {
+      const name = from === compact ? "compact" : "full";
+      const before = await everything(to);
+      await train(from, 1, 1e-2);
+      await from.saveState(join(folder, name));
+      await expect(to.loadState(join(folder, name))).rejects.toMatchObject({
+        code: "STATE",
+        message: expect.stringContaining(`its optimizer state is ${name}`),
+        hint: expect.stringContaining(`Use optimizerState ${name}`),
+      });
+      expect(await everything(to)).toEqual(before);
+    }
+  });
+
+  it("is refused for fp32 weights, and other names of it at all", async () => {
     await expect(tinyEngine({ ...COMPACT, dtype: "fp32" })).rejects.toMatchObject({
       code: "BAD_ARGUMENT",
       message: expect.stringContaining("choose dtype bf16, or optimizerState full"),
+    });
+    // @ts-expect-error: what JavaScript callers may write
+    await expect(tinyEngine({ ...COMPACT, optimizerState: "tiny" })).rejects.toMatchObject({
+      code: "BAD_ARGUMENT",
+      message: expect.stringContaining("optimizerState"),
     });
   });
 

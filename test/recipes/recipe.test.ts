@@ -111,7 +111,7 @@ describe("stage keys", () => {
   it("change with options, seed and inputs, not with what changes no result", () => {
     const key = keyOf(base);
     expect(keyOf(changed("stages.trained.batch", 16))).toBe(key); // the default, written out
-    expect(keyOf(changed("engine", { threads: 3, memoryLimit: 5 }))).toBe(key);
+    expect(keyOf(changed("engine", { threads: 3, memoryLimit: 5, offloadOptimizer: true }))).toBe(key);
     expect(keyOf(changed("engine", { dtype: "bf16" }))).not.toBe(key);
     expect(keyOf(changed("prompt", { template: "compact" }))).not.toBe(key);
     expect(keyOf(changed("stages.trained.batch", 8))).not.toBe(key);

@@ -84,8 +84,9 @@ void CpuBackend::scatter_add_rows(View dst, View src, std::span<const int32_t> i
   });
 }
 
-std::unique_ptr<Weight> CpuBackend::create_weight(int64_t rows, int64_t cols, DType dtype, bool trainable) {
+std::unique_ptr<Weight> CpuBackend::create_weight(int64_t rows, int64_t cols, DType dtype, bool trainable, Place master) {
   require(dtype == DType::f32 || dtype == DType::bf16, "create_weight: expected dtype f32 or bf16");
+  require(master == Place::device, "create_weight: cpu computes in host memory");
   auto w = std::make_unique<CpuWeight>();
   w->rows = rows;
   w->cols = cols;

@@ -84,7 +84,7 @@ class CpuBackend final : public HostBackend {
   void gather_rows(View dst, View src, std::span<const int32_t> index) override;
   void scatter_add_rows(View dst, View src, std::span<const int32_t> index) override;
 
-  std::unique_ptr<Weight> create_weight(int64_t rows, int64_t cols, DType dtype, bool trainable) override;
+  std::unique_ptr<Weight> create_weight(int64_t rows, int64_t cols, DType dtype, bool trainable, Place master) override;
   size_t weight_bytes(int64_t rows, int64_t cols, DType dtype, bool trainable) const override;
   void load_weight(Weight& w, const void* from, DType dtype) override;
   void read_weight(const Weight& w, void* to) override;
@@ -121,6 +121,8 @@ class CpuBackend final : public HostBackend {
 
   double sum_of_squares(View x) override;
   void adamw(View parameter, View gradient, View moment1, View moment2, const AdamW& options) override;
+  void adamw_compact(Weight& w, View gradient, const CompactMoments& moments, const AdamW& options,
+                     uint64_t stream) override;
   bool has_nonfinite(View x) override;
   size_t scratch_bytes(int64_t rows, int64_t widest) const override;
 

@@ -189,6 +189,18 @@ void CpuBackend::adamw(View parameter, View gradient, View moment1, View moment2
   });
 }
 
+void CpuBackend::adamw_compact(Weight& weight, View gradient, const CompactMoments& moments, const AdamW& o,
+                               uint64_t stream) {
+  const compact::Scalars scalars = check_compact(weight, gradient, moments, o);
+  auto& w = static_cast<CpuWeight&>(weight);
+  const View values = w.row_major.view();  // bf16: the weight is not trainable
+  constexpr int64_t kBlocksPerTask = kElementsPerTask / compact::kBlock;
+  for_pieces(compact::blocks(values.size()), kBlocksPerTask, [&](int64_t first, int64_t count) {
+    step_blocks(values, gradient, moments, scalars, o.step, stream, first, count);
+  });
+  pack_weight(w);
+}
+
 bool CpuBackend::has_nonfinite(View x) {
   std::atomic<bool> found{false};
   for_pieces(x.size(), kSumBlock, [&](int64_t first, int64_t count) {

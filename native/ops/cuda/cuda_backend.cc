@@ -65,9 +65,9 @@ void CudaBackend::release(void* memory, size_t bytes) noexcept {
   device_->release(memory);
 }
 
-size_t CudaBackend::available_bytes() const {
+size_t CudaBackend::device_bytes() const {
   const size_t free = device_->free_bytes();
-  return free == SIZE_MAX ? 0 : allocated + free;
+  return free == Device::kUnbounded ? 0 : allocated + free;
 }
 
 void* CudaBackend::allocate_host(size_t bytes) {
@@ -76,7 +76,7 @@ void* CudaBackend::allocate_host(size_t bytes) {
   if (!memory) {
     throw Error("OUT_OF_MEMORY", "pinning " + std::to_string(bytes) + " bytes of host memory failed with " +
                                      std::to_string(host_allocated) +
-                                     " bytes pinned; leave the optimizer state on the GPU (offloadOptimizer: false) or use a "
+                                     " bytes pinned; choose optimizerState compact, leave offloadOptimizer off, or use a "
                                      "machine with more memory");
   }
   host_allocated += bytes;
@@ -153,7 +153,7 @@ void CudaBackend::add_rows(View dst, View src, std::span<const int32_t> index) {
 
 // --- weights --------------------------------------------------------------------------------------------------------------
 
-std::unique_ptr<Weight> CudaBackend::create_weight(int64_t rows, int64_t cols, DType dtype, bool trainable) {
+std::unique_ptr<Weight> CudaBackend::create_weight(int64_t rows, int64_t cols, DType dtype, bool trainable, Place master) {
   require(dtype == DType::f32 || dtype == DType::bf16, "create_weight: expected dtype f32 or bf16");
   auto w = std::make_unique<CudaWeight>();
   w->rows = rows;
@@ -161,7 +161,7 @@ std::unique_ptr<Weight> CudaBackend::create_weight(int64_t rows, int64_t cols, D
   w->dtype = dtype;
   w->trainable = trainable;
   w->values = Buffer(*this, rows, cols, dtype);
-  if (trainable && dtype == DType::bf16) w->master_values = Buffer(*this, rows, cols, DType::f32);
+  if (trainable && dtype == DType::bf16) w->master_values = Buffer(*this, rows, cols, DType::f32, master);
   return w;
 }
 
@@ -249,7 +249,7 @@ void CudaBackend::adamw_compact(Weight& weight, View gradient, const CompactMome
   const compact::Scalars scalars = check_compact(weight, gradient, m, o);
   auto& w = static_cast<CudaWeight&>(weight);
   if (w.values.view().size() == 0) return;
-  const CompactState state{w.values.view().as<uint16_t>(), gradient.as<float>(),     m.codes1.as<uint8_t>(),
+  const CompactState state{w.values.view().as<uint16_t>(), gradient.as<float>(),  m.codes1.as<uint8_t>(),
                            m.codes2.as<uint8_t>(),         m.scales1.as<float>(), m.scales2.as<float>()};
   launch_adamw_compact(this->stream(), state, w.values.view().size(), scalars, o.step, stream);
 }

@@ -60,7 +60,7 @@ class CudaBackend final : public Backend {
 
   void* allocate(size_t bytes) override;
   void release(void* memory, size_t bytes) noexcept override;
-  size_t available_bytes() const override;
+  size_t device_bytes() const override;
   bool reaches_host_memory() const override { return true; }
   void* allocate_host(size_t bytes) override;
   void release_host(void* memory, size_t bytes) noexcept override;
@@ -71,7 +71,7 @@ class CudaBackend final : public Backend {
   void gather_rows(View dst, View src, std::span<const int32_t> index) override;
   void scatter_add_rows(View dst, View src, std::span<const int32_t> index) override;
 
-  std::unique_ptr<Weight> create_weight(int64_t rows, int64_t cols, DType dtype, bool trainable) override;
+  std::unique_ptr<Weight> create_weight(int64_t rows, int64_t cols, DType dtype, bool trainable, Place master) override;
   size_t weight_bytes(int64_t rows, int64_t cols, DType dtype, bool trainable) const override;
   void load_weight(Weight& w, const void* from, DType dtype) override;
   void read_weight(const Weight& w, void* to) override;

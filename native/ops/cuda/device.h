@@ -2,6 +2,7 @@
 // memory with kernels under the emulator (device_emulated.cc).
 #pragma once
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -14,7 +15,7 @@ class Device {
   /// Zero-filled, 256-byte aligned; null when there is not enough.
   virtual void* allocate(size_t bytes) = 0;
   virtual void release(void* memory) noexcept = 0;
-  /// Host memory, zero-filled, pinned, that kernels and the copies below reach by the same address; null: not enough.
+  /// Host memory, zero-filled, pinned, that kernels, upload and download reach by the same address; null: not enough.
   virtual void* allocate_host(size_t bytes) = 0;
   virtual void release_host(void* memory) noexcept = 0;
   /// In the order of the stream. upload has read `from` when it returns; download waits until `to` is written.
@@ -25,7 +26,8 @@ class Device {
   virtual void wait() = 0;
   /// What launches take: a cudaStream_t.
   virtual void* stream() = 0;
-  virtual size_t free_bytes() const = 0;
+  virtual size_t free_bytes() const = 0;  // kUnbounded: no bound is known
+  static constexpr size_t kUnbounded = SIZE_MAX;
 };
 
 /// Throws Error DEVICE_UNAVAILABLE with what is missing (driver, device, its age) and what to do.

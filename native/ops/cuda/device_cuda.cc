@@ -2,6 +2,7 @@
 #include <cuda_runtime.h>
 
 #include <cstring>
+#include <map>
 #include <string>
 
 #include "../ops.h"
@@ -71,21 +72,31 @@ class CudaDevice final : public Device {
       return nullptr;
     }
     ACT_CHECK(status);
+    pinned_.emplace(static_cast<const char*>(memory), bytes);
     std::memset(memory, 0, bytes);
     return memory;
   }
-  void release_host(void* memory) noexcept override { cudaFreeHost(memory); }  // waits for the device
-  // cudaMemcpyDefault: the addresses say where they lie, for pinned host memory counts as a device's here.
+  void release_host(void* memory) noexcept override {
+    cudaStreamSynchronize(stream_);  // kernels may still write there
+    pinned_.erase(static_cast<const char*>(memory));
+    cudaFreeHost(memory);
+  }
   void upload(void* to, const void* from, size_t bytes) override {
+    if (is_pinned(to)) {
+      wait();
+      std::memcpy(to, from, bytes);
+      return;
+    }
     // From pageable memory: the driver has copied `from` when the call returns.
-    ACT_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_));
+    ACT_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream_));
   }
   void download(void* to, const void* from, size_t bytes) override {
-    ACT_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_));
+    if (!is_pinned(from)) ACT_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_));
     wait();
+    if (is_pinned(from)) std::memcpy(to, from, bytes);
   }
   void copy(void* to, const void* from, size_t bytes) override {
-    ACT_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_));
+    ACT_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_));
   }
   void zero(void* memory, size_t bytes) override { ACT_CHECK(cudaMemsetAsync(memory, 0, bytes, stream_)); }
   void wait() override { ACT_CHECK(cudaStreamSynchronize(stream_)); }
@@ -97,8 +108,17 @@ class CudaDevice final : public Device {
   }
 
  private:
+  /// Whether `address` lies in memory of allocate_host.
+  bool is_pinned(const void* address) const {
+    auto after = pinned_.upper_bound(static_cast<const char*>(address));
+    if (after == pinned_.begin()) return false;
+    const auto& [begin, bytes] = *--after;
+    return static_cast<const char*>(address) < begin + bytes;
+  }
+
   int ordinal_, driver_ = 0;
   cudaStream_t stream_ = nullptr;
+  std::map<const char*, size_t> pinned_;
   cudaDeviceProp properties_{};
 };
 

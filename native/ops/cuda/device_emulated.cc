@@ -51,10 +51,10 @@ class EmulatedDevice final : public Device {
   void zero(void* memory, size_t bytes) override { std::memset(memory, 0, bytes); }
   void wait() override {}
   void* stream() override { return nullptr; }
-  size_t free_bytes() const override { return limit_ - used_; }
+  size_t free_bytes() const override { return limit_ == kUnbounded ? kUnbounded : limit_ - used_; }
 
  private:
-  size_t limit_ = SIZE_MAX, used_ = 0;
+  size_t limit_ = kUnbounded, used_ = 0;
   std::map<void*, size_t> blocks_;
 };
 

@@ -19,8 +19,10 @@ double operand(float x, float scale, DType dtype) {
 
 }  // namespace
 
-std::unique_ptr<Weight> ReferenceBackend::create_weight(int64_t rows, int64_t cols, DType dtype, bool trainable) {
+std::unique_ptr<Weight> ReferenceBackend::create_weight(int64_t rows, int64_t cols, DType dtype, bool trainable,
+                                                        Place master) {
   require(dtype == DType::f32 || dtype == DType::bf16, "create_weight: expected dtype f32 or bf16");
+  require(master == Place::device, "create_weight: reference computes in host memory");
   auto w = std::make_unique<ReferenceWeight>();
   w->rows = rows;
   w->cols = cols;
@@ -240,6 +242,17 @@ void ReferenceBackend::adamw(View parameter, View gradient, View moment1, View m
     const double update = o.weight_decay * p + (m / c1) / (std::sqrt(v / c2) + o.epsilon);
     parameter.as<float>()[i] = static_cast<float>(p - o.learning_rate * update);
   }
+}
+
+/// The one operation that shares its arithmetic with the fast backends: stochastic rounding has the same bits everywhere.
+void ReferenceBackend::adamw_compact(Weight& weight, View gradient, const CompactMoments& moments, const AdamW& options,
+                                     uint64_t stream) {
+  const compact::Scalars scalars = check_compact(weight, gradient, moments, options);
+  std::vector<uint16_t> bits(static_cast<size_t>(weight.rows * weight.cols));
+  read_weight(weight, bits.data());
+  step_blocks({bits.data(), weight.rows, weight.cols, DType::bf16}, gradient, moments, scalars, options.step, stream, 0,
+              compact::blocks(weight.rows * weight.cols));
+  load_weight(weight, bits.data(), DType::bf16);
 }
 
 bool ReferenceBackend::has_nonfinite(View x) {

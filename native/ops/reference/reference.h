@@ -31,7 +31,7 @@ class ReferenceBackend final : public HostBackend {
   std::string name() const override { return "reference"; }
   std::string describe() const override { return "plain loops, one thread, double accumulation"; }
 
-  std::unique_ptr<Weight> create_weight(int64_t rows, int64_t cols, DType dtype, bool trainable) override;
+  std::unique_ptr<Weight> create_weight(int64_t rows, int64_t cols, DType dtype, bool trainable, Place master) override;
   size_t weight_bytes(int64_t rows, int64_t cols, DType dtype, bool trainable) const override;
   void load_weight(Weight& w, const void* from, DType dtype) override;
   void read_weight(const Weight& w, void* to) override;
@@ -68,6 +68,8 @@ class ReferenceBackend final : public HostBackend {
 
   double sum_of_squares(View x) override;
   void adamw(View parameter, View gradient, View moment1, View moment2, const AdamW& options) override;
+  void adamw_compact(Weight& w, View gradient, const CompactMoments& moments, const AdamW& options,
+                     uint64_t stream) override;
   bool has_nonfinite(View x) override;
   size_t scratch_bytes(int64_t, int64_t) const override { return 0; }
 };

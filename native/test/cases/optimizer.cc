@@ -1,6 +1,8 @@
-// adamw and the sums over gradients.
+// adamw, adamw_compact and the sums over gradients.
 #include <cmath>
 
+#include "../../ops/compact.h"
+#include "../../ops/floats.h"
 #include "../harness.h"
 
 namespace act::test {
@@ -38,6 +40,22 @@ struct AdamWCase final : Case {
   }
 };
 
+/// All backends have the same bits: bounds are zero.
+struct CompactCase final : Case {
+  int64_t rows, cols;
+  CompactCase(int64_t rows, int64_t cols) : rows(rows), cols(cols) {
+    name = "adamw_compact " + std::to_string(rows) + "x" + std::to_string(cols);
+  }
+  Tensors inputs(Rng& rng) const override { return {random(rng, "w", rows, cols, 0.1), random(rng, "g", rows, cols)}; }
+  Tensors forward(Backend& b, const Tensors& in) const override { return compact_steps(b, in[0], in[1], Place::device); }
+  Tensors bounds(Backend& reference, const Tensors& in, const Tensors& seeds) const override {
+    Tensors out = forward(reference, in);
+    for (Tensor& t : out) t = zeros("(bits)", t.rows, t.cols);
+    return out;
+  }
+  bool differentiable() const override { return false; }
+};
+
 struct SumCase final : Case {
   SumCase() { name = "sum_of_squares, has_nonfinite 3x47003"; }
   Tensors inputs(Rng& rng) const override { return {random(rng, "x", 3, 47003)}; }
@@ -63,8 +81,44 @@ struct SumCase final : Case {
 
 }  // namespace
 
+Tensors compact_steps(Backend& b, const Tensor& weight, const Tensor& gradient, Place place) {
+  const int64_t rows = weight.rows, cols = weight.cols, blocks = compact::blocks(rows * cols);
+  const auto w = make_weight(b, weight, DType::bf16, false);
+  const Buffer codes1(b, rows, cols, DType::u8, place), codes2(b, rows, cols, DType::u8, place);
+  const Buffer scales1(b, 1, blocks, DType::f32, place), scales2(b, 1, blocks, DType::f32, place);
+  for (int step = 1; step <= 4; step++) {
+    Tensor g = gradient;  // of many sizes in one block, with zeros; a first block of zeros only; a small second step
+    for (size_t i = 0; i < g.values.size(); i++) {
+      const bool zero = i % 7 == 0 || (step < 3 && i < 256 && g.values.size() > 256);
+      g.values[i] = zero ? 0.0f : std::ldexp(g.values[i], -static_cast<int>(i % 40) - (step == 2 ? 13 : 0));
+    }
+    const OnDevice on_device(b, g);
+    b.adamw_compact(*w, on_device, {codes1.view(), scales1.view(), codes2.view(), scales2.view()},
+                    {1e-2f, 0.9f, 0.95f, 1e-8f, 0.1f, step, 0.75f}, 0x123456789abcdefull);
+  }
+  const auto count = static_cast<size_t>(rows * cols);
+  std::vector<uint16_t> bits(count);
+  b.read_weight(*w, bits.data());
+  Tensors all{zeros("w", rows, cols)};
+  for (size_t i = 0; i < count; i++) all[0].values[i] = bf16_to_float(bits[i]);
+  for (const Buffer* codes : {&codes1, &codes2}) {
+    std::vector<uint8_t> bytes(count);
+    b.download(bytes.data(), codes->view());
+    all.push_back(zeros("codes", rows, cols));
+    all.back().values.assign(bytes.begin(), bytes.end());
+  }
+  for (const Buffer* scales : {&scales1, &scales2}) {
+    all.push_back(zeros("scales", 1, blocks));
+    b.download(all.back().values.data(), scales->view());
+  }
+  return all;
+}
+
 void optimizer_cases(Cases& cases) {
   cases.push_back(std::make_unique<AdamWCase>());
+  for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{1, 1}, {3, 85}, {2, 128}, {7, 111}, {130, 128}}) {
+    cases.push_back(std::make_unique<CompactCase>(rows, cols));
+  }
   cases.push_back(std::make_unique<SumCase>());
 }
 

@@ -1,4 +1,6 @@
 // AdamW, and what is asked of gradients before it.
+#include <algorithm>
+
 #include "launch.cuh"
 
 namespace act::cuda {
@@ -14,8 +16,9 @@ __global__ void __launch_bounds__(kThreads) square_sums_kernel(double* partial, 
   if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
 
-__global__ void __launch_bounds__(kSumBlocks) add_sums_kernel(double* partial) {
-  const double sum = block_sum<kSumBlocks / 32>(partial[threadIdx.x]);
+__global__ void __launch_bounds__(kSumBlocks) add_sums_kernel(double* partial, int blocks) {
+  const int i = static_cast<int>(threadIdx.x);
+  const double sum = block_sum<kSumBlocks / 32>(i < blocks ? partial[i] : 0.0);
   if (threadIdx.x == 0) partial[kSumBlocks] = sum;
 }
 
@@ -67,8 +70,10 @@ __global__ void __launch_bounds__(compact::kBlock)
 void launch_sum_of_squares(Stream s, double* partial, View x) {
   const float* const from = x.as<float>();
   const int64_t count = x.size();
-  GPU_LAUNCH(square_sums_kernel, kSumBlocks, kThreads, 0, s, partial, from, count);
-  GPU_LAUNCH(add_sums_kernel, 1, kSumBlocks, 0, s, partial);
+  // As many blocks as have something to add: most tensors of a small model need one.
+  const int blocks = static_cast<int>(std::min<int64_t>(kSumBlocks, blocks_for(count, kThreads)));
+  GPU_LAUNCH(square_sums_kernel, static_cast<unsigned>(blocks), kThreads, 0, s, partial, from, count);
+  GPU_LAUNCH(add_sums_kernel, 1, kSumBlocks, 0, s, partial, blocks);
 }
 
 void launch_find_nonfinite(Stream s, int32_t* flag, View x) {
