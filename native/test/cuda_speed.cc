@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include "../ops/compact.h"
 #include "../ops/floats.h"
 #include "cuda_checks.h"
 
@@ -128,6 +129,17 @@ void layers(Bench& bench) {
   const Buffer p = bench.fresh(kRows, kWidth, DType::f32), g = bench.fresh(kRows, kWidth, DType::f32);
   const Buffer m(b, kRows, kWidth, DType::f32), v(b, kRows, kWidth, DType::f32);
   bench.report({"adamw", 0, 28 * elements, [&] { b.adamw(p.view(), g.view(), m.view(), v.view(), {1e-6f, 0.9f, 0.95f, 1e-8f, 0.1f, 3, 1}); }});
+  const auto matrix = bench.weight(kRows, kWidth);
+  const Buffer codes1(b, kRows, kWidth, DType::u8), codes2(b, kRows, kWidth, DType::u8);
+  const int64_t blocks = compact::blocks(kRows * kWidth);
+  const Buffer scales1(b, 1, blocks, DType::f32), scales2(b, 1, blocks, DType::f32);
+  const CompactMoments moments{codes1.view(), scales1.view(), codes2.view(), scales2.view()};
+  bench.report({"adamw_compact", 0, 12 * elements,
+                [&] { b.adamw_compact(*matrix, g.view(), moments, {1e-6f, 0.9f, 0.95f, 1e-8f, 0.1f, 3, 1}, 1); }});
+  const Buffer far_m(b, kRows, kWidth, DType::f32, Place::host), far_v(b, kRows, kWidth, DType::f32, Place::host);
+  bench.report({"adamw, moments in host memory", 0, 28 * elements, [&] {
+                  b.adamw(p.view(), g.view(), far_m.view(), far_v.view(), {1e-6f, 0.9f, 0.95f, 1e-8f, 0.1f, 3, 1});
+                }});
   bench.report({"sum_of_squares", 0, 4 * elements, [&] { b.sum_of_squares(g.view()); }});
 }
 

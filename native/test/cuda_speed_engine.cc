@@ -109,8 +109,12 @@ struct TrainingBatch {
   }
 };
 
-void training_step(const Device& device, const Shape& s, int sequences, int32_t length) {
-  WaitingEngine engine(options_of(device, s, 1, 64, int64_t{sequences} * length, true));
+/// `compact`: in little memory, with the compact optimizer state and recomputed activations, whose operations are not
+/// counted.
+void training_step(const Device& device, const Shape& s, int sequences, int32_t length, int steps, bool compact) {
+  EngineOptions options = options_of(device, s, 1, 64, int64_t{sequences} * length, true);
+  options.sizes.compact_optimizer = options.sizes.recompute = compact;
+  WaitingEngine engine(options);
   load_random(engine);
   Rng rng(5);
   TrainingBatch batch;
@@ -119,8 +123,10 @@ void training_step(const Device& device, const Shape& s, int sequences, int32_t 
   const double tokens = static_cast<double>(sequences) * length;
   // 6 operations a weight and token; attention's products, causal, 4 + 10 a pair and head element, half of all pairs.
   const double flops = 6 * matrix_weights(s) * tokens + 7.0 * s.layers * s.heads * s.head_dim * tokens * length;
-  report("training step " + s.name + " " + std::to_string(sequences) + " x " + std::to_string(length),
-         median({batch.step(engine), batch.step(engine), batch.step(engine)}), tokens, flops, 0, engine);
+  std::vector<double> times;
+  for (int i = 0; i < steps; i++) times.push_back(batch.step(engine));
+  report("training step " + s.name + " " + std::to_string(sequences) + " x " + std::to_string(length) + (compact ? ", compact" : ""),
+         median(times), tokens, flops, 0, engine);
 }
 
 /// Sampling of a group and the step on it, as a tree and flattened: the same tokens, every prompt computed G times.
@@ -202,12 +208,14 @@ void where_it_fits(const std::string& what, const std::function<void()>& run) {
 int run_engine_speed(const Device& device, bool small) {
   device.open(DType::bf16);
   if (small) {
-    training_step(device, kSmall, 2, 24);
+    training_step(device, kSmall, 2, 24, 1, false);
+    training_step(device, kSmall, 2, 24, 1, true);
     group_step(device, kSmall, 10, 2, 4);
     decode(device, kSmall, 2, 2, 9, 8);
     return 0;
   }
-  where_it_fits("training 0.6B", [&] { training_step(device, k06B, 4, 4096); });
+  where_it_fits("training 0.6B", [&] { training_step(device, k06B, 4, 4096, 3, false); });
+  where_it_fits("training 8B", [&] { training_step(device, k8B, 1, 4096, 2, true); });
   where_it_fits("group step 0.6B", [&] { group_step(device, k06B, 700, 8, 300); });
   where_it_fits("decode 0.6B", [&] { decode(device, k06B, 32, 8, 700, 64); });
   where_it_fits("decode 8B", [&] { decode(device, k8B, 1, 1, 64, 64); });

@@ -25,9 +25,11 @@ let pairs: string;
 
 const folder = (): Promise<string> => mkdtemp(join(tmpdir(), "act-training-"));
 const context = (path: string): StageContext => ({ folder: path, configHash: "c".repeat(64) });
-const engine = engineSettingsSchema.parse({ dtype: "fp32", threads: 1, cacheTokens: 4096, maxBatchTokens: 1024 });
+const sizes = { threads: 1, cacheTokens: 4096, maxBatchTokens: 1024 };
+const fp32 = engineSettingsSchema.parse({ ...sizes, dtype: "fp32" });
+const compact = engineSettingsSchema.parse({ ...sizes, dtype: "bf16", optimizerState: "compact" });
 
-function agent(training = true): Promise<LoadedAgent> {
+function agent(training = true, engine = fp32): Promise<LoadedAgent> {
   const prompt = promptSchema.parse({ template: "compact", reasoning: false });
   return loadAgent(model, engine, prompt, { training });
 }
@@ -120,18 +122,27 @@ const stages: Readonly<Record<string, Stage>> = {
     ),
 };
 
-describe.each(Object.entries(stages))("%s", (_, stage) => {
+const cases: [string, Stage, typeof fp32][] = [
+  ...Object.entries(stages).map(([name, stage]): [string, Stage, typeof fp32] => [name, stage, fp32]),
+  ...["imitate", "judge"].map((name): [string, Stage, typeof fp32] => [
+    `${name}, compact optimizer state`,
+    stages[name] as Stage,
+    compact,
+  ]),
+];
+
+describe.each(cases)("%s", (_, stage, engine) => {
   it("goes on to the same bytes from wherever it was stopped", async () => {
     const whole = await folder();
     {
-      await using a = await agent();
+      await using a = await agent(true, engine);
       await stage(a, context(whole));
     }
     const stopped = await folder();
     const killed = await folder();
     {
       // Stopped by a signal after step 3: keeps a checkpoint of that step.
-      await using a = await agent();
+      await using a = await agent(true, engine);
       const controller = new AbortController();
       const stopping: StageContext = {
         ...context(stopped),
@@ -144,7 +155,7 @@ describe.each(Object.entries(stages))("%s", (_, stage) => {
     }
     {
       // Killed after step 3, as the disk shows it: the checkpoint of step 2, and journals that are ahead of it.
-      await using a = await agent();
+      await using a = await agent(true, engine);
       const source = await folder();
       await stage(a, {
         ...context(source),
@@ -154,7 +165,7 @@ describe.each(Object.entries(stages))("%s", (_, stage) => {
       });
     }
     for (const half of [stopped, killed]) {
-      await using a = await agent();
+      await using a = await agent(true, engine);
       const { resumedFrom } = await stage(a, context(half));
       expect(resumedFrom).toBe(half === stopped ? 3 : 2);
       for (const name of ["metrics.jsonl", "samples.jsonl", "model"])
@@ -164,7 +175,7 @@ describe.each(Object.entries(stages))("%s", (_, stage) => {
 
   it("writes documented figures only, one line a step", async () => {
     const path = await folder();
-    await using a = await agent();
+    await using a = await agent(true, engine);
     await stage(a, context(path));
     const metrics = await lines(join(path, "metrics.jsonl"));
     expect(metrics.map((line) => line.step)).toEqual([1, 2, 3, 4]);
