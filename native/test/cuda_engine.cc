@@ -232,6 +232,7 @@ void training_resumes(const Device& device, bool compact) {
   WaitingEngine whole(options);
   initialize(whole);
   const double before = train(whole, 1);
+  const size_t held = whole.engine().stats().bytes_allocated;
   train(whole, 4);
   const State saved = state_of(whole);
   load_state(second, saved, 5);
@@ -244,6 +245,7 @@ void training_resumes(const Device& device, bool compact) {
   const size_t masters = resident.weights - plan.weights;
   expect(resident.host == 0 && plan.optimizer == 0 && plan.host == resident.optimizer + masters && (masters > 0) != compact,
          "state does not lie where it should");
+  expect(whole.engine().stats().bytes_allocated == held, "memory grows over steps");
   for (const WaitingEngine* engine : {&whole, &second}) expect(engine->peak() <= engine->plan().total(), "peak over the plan");
 }
 

@@ -127,8 +127,10 @@ describe("the compact optimizer state", () => {
     await using first = await tinyEngine({ ...COMPACT, maxBatchTokens: 24 });
     await using second = await tinyEngine({ ...COMPACT, threads: 3 }, 2);
     const start = await train(whole, 1, 1e-2);
+    const held = whole.stats().bytesAllocated;
     const end = await train(whole, 9, 1e-2);
     expect(end).toBeLessThan(0.7 * start);
+    expect(whole.stats().bytesAllocated).toBe(held); // constant over steps
     await train(first, 5, 1e-2);
     const middle = await saved(first, "middle");
     await second.loadState(join(folder, "middle"));

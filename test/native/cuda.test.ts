@@ -62,6 +62,30 @@ describe.runIf(linux)("under the emulator", () => {
     expect(missing("")).toMatchObject({ ok: true, text: expect.stringContaining("emulated GPU") });
   });
 
+  test("plans by what the device has, and optimizer state in host memory apart", async () => {
+    const model = await tinyModelFolder();
+    const plan = (bytes: string, ...flags: string[]) =>
+      cli(["plan", "--model", model, "--training", "--dtype", "bf16", "--device", "emulated", ...flags], {
+        ACT_CUDA_EMULATED_LIBRARY: emulated,
+        ...(bytes === "" ? {} : { ACT_EMULATED_BYTES: bytes }),
+      });
+    const resident = JSON.parse(plan("", "--json").stdout).bytes;
+    const { stdout } = plan("", "--offload-optimizer", "true", "--json");
+    const offloaded = JSON.parse(stdout).bytes;
+    const moved = resident.total - offloaded.total;
+    expect(resident).toMatchObject({ host: 0 });
+    expect(offloaded).toMatchObject({ host: moved, optimizer: 0 });
+    expect(moved).toBeGreaterThan(resident.optimizer); // masters too
+    expect(plan("", "--offload-optimizer", "true").stdout).toMatch(
+      /on the device, sampling .*\non the device, stepping .*\noptimizer state in pinned host memory /u,
+    );
+    const between = String((resident.total + offloaded.total) / 2);
+    expect(plan(between, "--offload-optimizer", "true").status).toBe(0);
+    const refused = plan(between);
+    expect(refused.status).not.toBe(0);
+    expect(refused.stderr).toMatch(/MEMORY_PLAN.*The device has .* MB free/u);
+  });
+
   test("--device emulated scores as the CPU does, and --device cuda without a GPU is an error", async () => {
     const model = await tinyModelFolder();
     const line = `${JSON.stringify({ ids: [5, 9, 2, 40, 7, 3, 8, 1] })}\n`;
