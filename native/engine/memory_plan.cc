@@ -29,7 +29,7 @@ std::string explain(const Backend& backend, const MemoryPlan& plan, const Engine
   if (backend.reaches_host_memory() && !sizes.offload_optimizer) optimizer += " or switch offloadOptimizer on";
   std::vector<Purpose> purposes = {
       {"weights", plan.weights,
-       sizes.dtype == DType::f32             ? "choose dtype bf16"
+       sizes.dtype == DType::f32          ? "choose dtype bf16"
        : full && !sizes.compact_optimizer ? "choose optimizerState compact or a smaller model"
                                           : "choose a smaller model"},
       {"gradients", plan.gradients, full ? "train adapters (lora)" : "lower the LoRA rank"},
