@@ -23,7 +23,11 @@ interface GoldenJson {
   readonly values: Readonly<Record<"logprob" | "entropy" | "ratio" | "kl", number[]>>;
   readonly bf16: { readonly logits: number; readonly gradients: number; readonly logprob: number };
   readonly lora?: { readonly rank: number; readonly alpha: number; readonly targets: LoraTargets };
-  readonly step?: { readonly options: NativeStepOptions; readonly count: number; readonly gradNorms: number[] };
+  readonly step?: {
+    readonly options: Omit<NativeStepOptions, "seed">;
+    readonly count: number;
+    readonly gradNorms: number[];
+  };
 }
 type LoraTargets = NonNullable<NonNullable<EngineOptions["lora"]>["targets"]>;
 
