@@ -62,6 +62,9 @@ constexpr int32_t pages_for(int32_t position, int32_t count) {
   return count == 0 ? 0 : (position % kPageKeys + count + kPageKeys - 1) / kPageKeys;
 }
 
+/// Pages of the pool behind those of the cache: for the keys of rows that fill a step up (Backend::step_granularity).
+inline int padding_pages(const Backend& backend) { return backend.step_granularity() > 1 ? 1 : 0; }
+
 class KvCache {
  public:
   /// `trees`: independent sets of keys (with and without adapters).

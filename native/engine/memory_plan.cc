@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "forest.h"
+#include "kv_cache.h"
 #include "trainer.h"
 
 namespace act {
@@ -94,7 +95,8 @@ MemoryPlan plan_memory(const Backend& backend, const EngineSizes& sizes) {
   plan.gradients = model.gradients;
   plan.optimizer = model.optimizer;
   plan.host = model.host;
-  plan.cache = trainer.pool + static_cast<size_t>(c.layers) * static_cast<size_t>(cache_pages(sizes)) *
+  plan.cache = trainer.pool + static_cast<size_t>(c.layers) *
+                                  static_cast<size_t>(cache_pages(sizes) + padding_pages(backend)) *
                                   backend.kv_page_bytes(c.kv_heads, c.head_dim);
   plan.activations = model.workspace + trainer.tape;
   // Final hidden states of distinct rows, and of every draw.

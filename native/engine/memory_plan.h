@@ -31,7 +31,7 @@ struct MemoryPlan {
 
 /// The model's options for these sizes; max_rows is even, as the trainer's padding wants it, and holds a decode step.
 Model::Options model_options(const EngineSizes& sizes);
-/// Pages of the sampler's cache pool.
+/// Pages of the sampler's cache.
 int cache_pages(const EngineSizes& sizes);
 
 /// Exact. Throws Error BAD_ARGUMENT (sizes that make no model) and MEMORY_PLAN (total over memory_limit, or host over

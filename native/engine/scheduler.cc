@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <functional>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -74,7 +75,43 @@ struct Scheduler::Batch {
     draws.push_back(&sequence);
     draw_row.push_back(row_of.at(&node));
   }
+
+  /// Adds rows that nothing reads, up to a multiple of `granularity` and at most `limit`: a tree of its own whose keys
+  /// lie in `page`. Its tokens are one that another row has too, so they break no model that the others leave whole.
+  void pad(int64_t granularity, int64_t limit, int32_t page) {
+    const auto rows_now = static_cast<int64_t>(forest.tokens.size());
+    const int64_t wanted = std::min((rows_now + granularity - 1) / granularity * granularity, limit);
+    const auto count = static_cast<int32_t>(wanted - rows_now), first_row = static_cast<int32_t>(rows_now);
+    if (count <= 0) return;
+    forest.segments.push_back({-1, 0, count, static_cast<int32_t>(forest.pages.size()), 0, first_row, count});
+    forest.pages.push_back(page);
+    for (int32_t i = 0; i < count; ++i) {
+      rows.push_back(static_cast<int32_t>(forest.tokens.size()));
+      forest.tokens.push_back(forest.tokens.front());
+      forest.positions.push_back(i);
+    }
+  }
 };
+
+namespace {
+
+/// A backend's step, ended whatever happens.
+class Step {
+ public:
+  explicit Step(Backend* backend) : backend_(backend) {
+    if (backend_) backend_->begin_step();
+  }
+  ~Step() {
+    if (backend_) backend_->end_step();
+  }
+  Step(const Step&) = delete;
+  Step& operator=(const Step&) = delete;
+
+ private:
+  Backend* backend_;
+};
+
+}  // namespace
 
 Scheduler::Scheduler(Backend& backend, Model& model, const Limits& limits, const TokenBytes* token_bytes)
     : backend_(backend),
@@ -84,7 +121,7 @@ Scheduler::Scheduler(Backend& backend, Model& model, const Limits& limits, const
       check_every_step_(std::getenv("ACT_CHECK_CACHE") != nullptr),
       cache_(limits.pages, 2),
       pool_(backend.create_kv_pool(model.config().layers, model.config().kv_heads, model.config().head_dim,
-                                   limits.pages)),
+                                   limits.pages + padding_pages(backend))),
       hidden_(backend, limits.max_sequences, model.config().hidden_size, backend.activation_dtype(model.head().dtype)),
       drawn_(backend, limits.max_sequences, model.config().hidden_size, backend.activation_dtype(model.head().dtype)) {}
 
@@ -234,6 +271,10 @@ void Scheduler::run_batch(bool adapters) {
   for (Sequence* sequence : reading) plan_prompt(batch, *sequence);
   for (Sequence* sequence : decoding) plan_decode(batch, *sequence);
   if (batch.forest.tokens.empty()) return;
+  // Only decoding repeats itself; a prompt has its own shape, and enough work to hide how it is queued.
+  const bool repeats = known.empty() && reading.empty();
+  if (repeats) batch.pad(backend_.step_granularity(), limits_.max_sequences, limits_.pages);
+  const Step step(repeats ? &backend_ : nullptr);
 
   const View hidden = hidden_.view().rows_from(0, static_cast<int64_t>(batch.rows.size()));
   const bool before = std::exchange(model_.adapters_enabled, adapters);
@@ -294,13 +335,19 @@ void Scheduler::plan_prompt(Batch& batch, Sequence& sequence) {
 void Scheduler::sample(Batch& batch) {
   if (batch.draws.empty()) return;
   const int64_t count = static_cast<int64_t>(batch.draws.size());
-  const View hidden = hidden_.view().rows_from(0, static_cast<int64_t>(batch.rows.size()));
-  const View drawn = drawn_.view().rows_from(0, count);
-  backend_.gather_rows(drawn, hidden, batch.draw_row);
+  View drawn = hidden_.view().rows_from(0, static_cast<int64_t>(batch.rows.size()));
+  // Several completions may draw from one row. When decoding, each has its own, and rows that nothing reads come last.
+  const bool ascending = std::ranges::adjacent_find(batch.draw_row, std::greater_equal<>()) == batch.draw_row.end();
+  const bool in_order = ascending && batch.draw_row.back() == count - 1;
+  if (!in_order) {
+    const View hidden = std::exchange(drawn, drawn_.view().rows_from(0, count));
+    backend_.gather_rows(drawn, hidden, batch.draw_row);
+  }
 
   std::vector<SampleParams> params;
   for (const Sequence* sequence : batch.draws) params.push_back(sequence->sampler.params(sequence->position()));
-  std::vector<SampleResult> results(count);
+  std::vector<SampleResult> results(static_cast<size_t>(drawn.rows));
+  params.resize(results.size());
   backend_.head_sample(results, drawn, model_.head(), params);
 
   // A request fails as a whole, which frees its other sequences: first those that fail, then those that go on.

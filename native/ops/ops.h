@@ -210,6 +210,18 @@ class Backend {
   /// dst row index[i] += src row i, in ascending i.
   virtual void scatter_add_rows(View dst, View src, std::span<const int32_t> index) = 0;
 
+  // --- steps --------------------------------------------------------------------------------------------------------
+  /// Brackets a pass that comes again and again with other numbers in the same shapes: a step of decoding. A backend
+  /// may remember what it queued and queue it as one piece the next time; results are the same bits either way.
+  virtual void begin_step() {}
+  virtual void end_step() noexcept {}
+  /// The rows of such a pass are to be filled up to a multiple of this (1 .. kPageKeys), so that few shapes occur.
+  virtual int64_t step_granularity() const { return 1; }
+  struct StepCounts {
+    int64_t recorded = 0, replayed = 0;
+  };
+  virtual StepCounts step_counts() const { return {}; }
+
   // --- weights ------------------------------------------------------------------------------------------------------
   /// `master`: where the fp32 master of a trainable bf16 weight lies.
   virtual std::unique_ptr<Weight> create_weight(int64_t rows, int64_t cols, DType dtype, bool trainable,

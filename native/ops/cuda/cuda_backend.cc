@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 
 #include "../floats.h"
@@ -23,29 +24,75 @@ void* Scratch::get(Backend& backend, size_t bytes) {
   return buffer_.view().data;
 }
 
-const void* Mirror::get(Backend& backend, Device& device, const void* from, size_t bytes) {
+const void* Mirror::get(CudaBackend& backend, const void* from, size_t bytes) {
   void* const to = memory_.get(backend, bytes);
-  if (bytes == held_.size() && (bytes == 0 || std::memcmp(held_.data(), from, bytes) == 0)) return to;
-  held_.assign(static_cast<const char*>(from), static_cast<const char*>(from) + bytes);
-  device.upload(to, held_.data(), bytes);
+  LaunchQueue& queue = backend.queue_;
+  if (bytes != held_.size() || (bytes > 0 && std::memcmp(held_.data(), from, bytes) != 0)) {
+    if (queue.step() != 0 && step_ == queue.step()) queue.leave();
+    held_.assign(static_cast<const char*>(from), static_cast<const char*>(from) + bytes);
+    backend.device_->upload(to, held_.data(), bytes);
+  }
+  step_ = queue.step();
   return to;
 }
 
+namespace {
+
+/// ACT_CUDA_GRAPHS=0 switches recorded steps off.
+size_t graph_limit(const Device& device) {
+  const char* const wanted = std::getenv("ACT_CUDA_GRAPHS");
+  return wanted && std::strcmp(wanted, "0") == 0 ? 0 : device.graph_limit();
+}
+
+}  // namespace
+
 CudaBackend::CudaBackend(std::unique_ptr<Device> device, DType activations)
-    : device_(std::move(device)), activations_(activations) {
+    : device_(std::move(device)), queue_(*device_, graph_limit(*device_)), activations_(activations),
+      rule_(plan_rule(*device_)) {
   require(activations == DType::f32 || activations == DType::bf16, "cuda: expected activations f32 or bf16");
 }
 
 CudaBackend::~CudaBackend() = default;
 
 std::string CudaBackend::describe() const {
-  return device_->describe() + (activations_ == DType::bf16 ? ", bf16" : ", fp32");
+  std::string text = device_->describe() + (activations_ == DType::bf16 ? ", bf16" : ", fp32");
+  if (queue_.refused_bytes() > 0) {
+    text += ", no graphs (one takes " + std::to_string(queue_.refused_bytes()) + " bytes, over the limit)";
+  }
+  return text;
+}
+
+// --- steps and copies ---------------------------------------------------------------------------------------------------
+
+void CudaBackend::end_step() noexcept {
+  queue_.end();
+  count_graphs();
+}
+
+int64_t CudaBackend::step_granularity() const { return queue_.records() ? kStepRows : 1; }
+
+void CudaBackend::count_graphs() {
+  allocated += queue_.graph_bytes() - counted_graph_bytes_;
+  counted_graph_bytes_ = queue_.graph_bytes();
+  peak = std::max(peak, allocated);
+}
+
+void CudaBackend::upload_after(void* to, const void* from, size_t bytes) {
+  queue_.leave();
+  device_->upload(to, from, bytes);
+}
+
+void CudaBackend::download_now(void* to, const void* from, size_t bytes) {
+  queue_.finish();
+  count_graphs();
+  device_->download(to, from, bytes);
 }
 
 DType CudaBackend::activation_dtype(DType weights) const { return weights == DType::f32 ? DType::f32 : activations_; }
 
 void* CudaBackend::allocate(size_t bytes) {
   if (bytes == 0) return nullptr;
+  queue_.leave();
   void* const memory = device_->allocate(bytes);
   if (!memory) {
     throw Error("OUT_OF_MEMORY", "allocating " + std::to_string(bytes) + " bytes on the GPU failed with " +
@@ -61,6 +108,7 @@ void* CudaBackend::allocate(size_t bytes) {
 
 void CudaBackend::release(void* memory, size_t bytes) noexcept {
   if (!memory) return;
+  queue_.end();  // launches held back may use it
   allocated -= bytes;
   device_->release(memory);
 }
@@ -85,28 +133,34 @@ void* CudaBackend::allocate_host(size_t bytes) {
 
 void CudaBackend::release_host(void* memory, size_t bytes) noexcept {
   if (!memory) return;
+  queue_.end();  // launches held back may use it
   host_allocated -= bytes;
   device_->release_host(memory);
 }
 
 void CudaBackend::upload(View to, const void* from) {
-  if (to.size()) device_->upload(to.data, from, bytes_of(to));
+  if (to.size()) upload_after(to.data, from, bytes_of(to));
 }
 
 void CudaBackend::download(void* to, View from) {
-  if (from.size()) device_->download(to, from.data, bytes_of(from));
+  if (from.size()) download_now(to, from.data, bytes_of(from));
 }
 
 void CudaBackend::copy(View to, View from) {
   require(to.size() == from.size() && to.dtype == from.dtype, "copy: both views must have one size and dtype");
-  if (to.size()) device_->copy(to.data, from.data, bytes_of(to));
+  if (to.size() == 0) return;
+  queue_.leave();
+  device_->copy(to.data, from.data, bytes_of(to));
 }
 
 void CudaBackend::fill(View x, float value) {
   if (x.size() == 0) return;
-  if (value == 0) return device_->zero(x.data, bytes_of(x));
+  if (value == 0) {
+    queue_.leave();
+    return device_->zero(x.data, bytes_of(x));
+  }
   require(x.dtype != DType::f16 && x.dtype != DType::u8, "fill: expected f32, bf16 or i32");
-  launch_fill(stream(), x, value);
+  launch_fill(queue(), x, value);
 }
 
 void CudaBackend::check_rows(std::span<const int32_t> index, int64_t rows, const char* what) const {
@@ -117,7 +171,7 @@ void CudaBackend::gather_rows(View dst, View src, std::span<const int32_t> index
   require(dst.cols == src.cols && dst.dtype == src.dtype && dst.rows == static_cast<int64_t>(index.size()),
           "gather_rows: dst must have one row an index, and src's columns and dtype");
   check_rows(index, src.rows, "gather_rows: index outside src");
-  if (dst.size()) launch_gather_rows(stream(), dst, src, ids_.get_as(*this, *device_, index));
+  if (dst.size()) launch_gather_rows(queue(), dst, src, ids_.get_as(*this, index));
 }
 
 void CudaBackend::scatter_add_rows(View dst, View src, std::span<const int32_t> index) {
@@ -146,8 +200,8 @@ void CudaBackend::add_rows(View dst, View src, std::span<const int32_t> index) {
   std::vector<int32_t> packed = rows;
   packed.insert(packed.end(), starts.begin(), starts.end());
   packed.insert(packed.end(), order.begin(), order.end());
-  const int32_t* const at = groups_.get_as<int32_t>(*this, *device_, packed);
-  launch_add_grouped_rows(stream(), dst, src, at, at + rows.size(), at + rows.size() + starts.size(),
+  const int32_t* const at = groups_.get_as<int32_t>(*this, packed);
+  launch_add_grouped_rows(queue(), dst, src, at, at + rows.size(), at + rows.size() + starts.size(),
                           static_cast<int64_t>(rows.size()));
 }
 
@@ -189,8 +243,8 @@ void CudaBackend::load_weight(Weight& weight, const void* from, DType dtype) {
         std::transform(wide.begin(), wide.end(), narrow.begin(), float_to_bf16);
         piece = narrow.data();
       }
-      device_->upload(to.as<char>() + static_cast<size_t>(first) * size_of(to.dtype), piece,
-                      static_cast<size_t>(count) * size_of(to.dtype));
+      upload_after(to.as<char>() + static_cast<size_t>(first) * size_of(to.dtype), piece,
+                   static_cast<size_t>(count) * size_of(to.dtype));
     }
   }
   refresh(weight);
@@ -208,7 +262,7 @@ View CudaBackend::master(Weight& weight) {
 
 void CudaBackend::refresh(Weight& weight) {
   auto& w = static_cast<CudaWeight&>(weight);
-  if (w.master_values && w.values.view().size()) launch_convert(stream(), w.values.view(), w.master_values.view(), 1);
+  if (w.master_values && w.values.view().size()) launch_convert(queue(), w.values.view(), w.master_values.view(), 1);
 }
 
 // --- optimizer ------------------------------------------------------------------------------------------------------------
@@ -217,9 +271,9 @@ double CudaBackend::sum_of_squares(View x) {
   require(x.dtype == DType::f32, "sum_of_squares: expected f32");
   if (x.size() == 0) return 0;
   auto* const partial = sums_.get_as<double>(*this, kSumBlocks + 1);
-  launch_sum_of_squares(stream(), partial, x);
+  launch_sum_of_squares(queue(), partial, x);
   double total = 0;
-  device_->download(&total, partial + kSumBlocks, sizeof total);
+  download_now(&total, partial + kSumBlocks, sizeof total);
   return total;
 }
 
@@ -227,10 +281,11 @@ bool CudaBackend::has_nonfinite(View x) {
   require(x.dtype == DType::f32, "has_nonfinite: expected f32");
   if (x.size() == 0) return false;
   auto* const flag = reinterpret_cast<int32_t*>(sums_.get_as<double>(*this, kSumBlocks + 1));
+  queue_.leave();
   device_->zero(flag, sizeof *flag);
-  launch_find_nonfinite(stream(), flag, x);
+  launch_find_nonfinite(queue(), flag, x);
   int32_t found = 0;
-  device_->download(&found, flag, sizeof found);
+  download_now(&found, flag, sizeof found);
   return found != 0;
 }
 
@@ -241,7 +296,7 @@ void CudaBackend::adamw(View parameter, View gradient, View moment1, View moment
   if (parameter.size() == 0) return;
   const double step = static_cast<double>(o.step);
   const auto correction = [&](float beta) { return static_cast<float>(1 - std::pow(static_cast<double>(beta), step)); };
-  launch_adamw(stream(), parameter.as<float>(), gradient.as<float>(), moment1.as<float>(), moment2.as<float>(),
+  launch_adamw(queue(), parameter.as<float>(), gradient.as<float>(), moment1.as<float>(), moment2.as<float>(),
                parameter.size(), o, correction(o.beta1), correction(o.beta2));
 }
 
@@ -251,7 +306,7 @@ void CudaBackend::adamw_compact(Weight& weight, View gradient, const CompactMome
   if (w.values.view().size() == 0) return;
   const CompactState state{w.values.view().as<uint16_t>(), gradient.as<float>(),  m.codes1.as<uint8_t>(),
                            m.codes2.as<uint8_t>(),         m.scales1.as<float>(), m.scales2.as<float>()};
-  launch_adamw_compact(this->stream(), state, w.values.view().size(), scalars, o.step, stream);
+  launch_adamw_compact(queue(), state, w.values.view().size(), scalars, o.step, stream);
 }
 
 /// Upper bound of what the operations above and in layers.cc and attention.cc keep. `widest` bounds every row they see.
@@ -259,9 +314,10 @@ size_t CudaBackend::scratch_bytes(int64_t rows, int64_t widest) const {
   const auto r = static_cast<size_t>(rows), w = static_cast<size_t>(widest);
   const size_t operands = 2 * r * w * 2, delta = r * w * 4, rope = r * w * 4;
   const size_t column_sums = static_cast<size_t>(column_sum_pieces(INT64_MAX / 2)) * w * 4;
-  const size_t indices = r * (3 * 4 + 3 * 4 + sizeof(TreeQuery) + sizeof(TreeKey) + sizeof(QueryTile) + sizeof(KeyTile));
-  const size_t blocks = (static_cast<size_t>(kMaxPlanBlocks) + kTileBlocks) * sizeof(KeyBlock);
-  return operands + delta + rope + column_sums + indices + blocks + w * 4 + (kSumBlocks + 1) * sizeof(double) + 4096;
+  const size_t indices = r * (6 * 4 + 3 * 4 + sizeof(TreeQuery) + sizeof(TreeKey) + sizeof(KeyTile));
+  const size_t plan = size_t{kMaxPlanBlocks} * sizeof(KeyBlock) + size_t{kMaxPlanTiles} * sizeof(QueryTile);
+  return operands + delta + rope + column_sums + indices + plan + kPartialBytes + queue_.graph_limit() + w * 4 +
+         (kSumBlocks + 1) * sizeof(double) + 4096;
 }
 
 }  // namespace act::cuda

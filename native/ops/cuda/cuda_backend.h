@@ -7,6 +7,7 @@
 #include "../ops.h"
 #include "device.h"
 #include "forest_plan.h"
+#include "launch_queue.h"
 
 namespace act::cuda {
 
@@ -34,19 +35,28 @@ class Scratch {
   Buffer buffer_;
 };
 
-/// A host array on the device, uploaded when it differs from what is there.
+class CudaBackend;
+
+/// A host array on the device, uploaded when it differs from what is there. In a recorded step the upload comes before
+/// the launches held back, so within one step it may be wanted with one content only; a second one leaves the step.
 class Mirror {
  public:
-  const void* get(Backend& backend, Device& device, const void* from, size_t bytes);
+  const void* get(CudaBackend& backend, const void* from, size_t bytes);
   template <class E>
-  const E* get_as(Backend& backend, Device& device, std::span<const E> from) {
-    return static_cast<const E*>(get(backend, device, from.data(), from.size_bytes()));
+  const E* get_as(CudaBackend& backend, std::span<const E> from) {
+    return static_cast<const E*>(get(backend, from.data(), from.size_bytes()));
   }
 
  private:
   Scratch memory_;
   std::vector<char> held_;
+  int64_t step_ = 0;  // that used it last
 };
+
+/// Partial results of attention on the device at once.
+constexpr size_t kPartialBytes = size_t{64} << 20;
+/// Rows of a recorded step come in multiples of this: products have tiles of 16 rows at least, so it costs them nothing.
+constexpr int64_t kStepRows = 8;
 
 class CudaBackend final : public Backend {
  public:
@@ -56,6 +66,10 @@ class CudaBackend final : public Backend {
 
   std::string name() const override { return "cuda"; }
   std::string describe() const override;
+  void begin_step() override { queue_.begin(); }
+  void end_step() noexcept override;
+  int64_t step_granularity() const override;
+  StepCounts step_counts() const override { return {queue_.recorded, queue_.replayed}; }
   DType activation_dtype(DType weights) const override;
 
   void* allocate(size_t bytes) override;
@@ -114,28 +128,44 @@ class CudaBackend final : public Backend {
   size_t scratch_bytes(int64_t rows, int64_t widest) const override;
 
  private:
-  void* stream() { return device_->stream(); }
+  friend class Mirror;
+  LaunchQueue* queue() { return &queue_; }
+  /// Host to device, after what was launched before.
+  void upload_after(void* to, const void* from, size_t bytes);
+  /// Waits until `to` is written.
+  void download_now(void* to, const void* from, size_t bytes);
+  /// Memory that graphs take counts as allocated.
+  void count_graphs();
   /// The view as a product reads it: itself, or a copy in `dtype` (scaled) in one of two scratch operands.
   const void* operand(View x, DType dtype, float scale, Scratch& scratch);
   void column_sums(View out, View a, View b, const float* factor);
   /// dst row index[i] += src row i in ascending i.
   void add_rows(View dst, View src, std::span<const int32_t> index);
-  void make_plan(const KvPool& pool, const Forest& forest, int group);
-  /// Calls launch(shape) for pieces of the plan that fit the device's copy of it.
-  template <class Launch>
-  void for_plan_pieces(AttentionShape shape, Launch launch);
+  /// Its partition and places, as the device or ACT_CUDA_PARTITION and ACT_CUDA_PLACES have them.
+  static PlanRule plan_rule(const Device& device);
+  /// heads 0: those of the plan before.
+  void make_plan(const KvPool& pool, const Forest& forest, int heads);
+  /// Calls each(shape) for the plan's pieces, with tiles of one partition or of whole runs.
+  template <class Each>
+  void for_plan_pieces(AttentionShape shape, bool whole_runs, Each each);
   AttentionShape attention_shape(const CudaKvPool& pool, int layer, int heads, float scale);
   void check_rows(std::span<const int32_t> index, int64_t rows, const char* what) const;
 
   const std::unique_ptr<Device> device_;
+  LaunchQueue queue_;
+  size_t counted_graph_bytes_ = 0;
   const DType activations_;
-  Scratch left_operand_, right_operand_, partial_sums_, sums_, delta_, head_logits_, head_rows_, rope_table_, blocks_;
-  Mirror ids_, groups_, positions_, frequencies_, plan_queries_, plan_tiles_, plan_slots_, plan_keys_, plan_key_tiles_, allowed_;
+  Scratch left_operand_, right_operand_, partial_sums_, sums_, delta_, head_logits_, head_rows_, rope_table_;
+  Scratch blocks_, partials_;
+  Mirror tokens_, ids_, groups_, positions_, frequencies_, allowed_, losses_, draws_;
+  Mirror plan_queries_, plan_tiles_, plan_combined_, plan_slots_, plan_keys_, plan_key_tiles_;
   int64_t rope_rows_ = 0;  // the table's
   std::vector<int32_t> rope_positions_;
   std::vector<float> rope_frequencies_;
   ForestPlan plan_;
+  PlanRule rule_;
   bool plan_uploaded_ = false;
+  int64_t blocks_step_ = 0;  // that used blocks_ last
 };
 
 }  // namespace act::cuda

@@ -4,7 +4,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
+
+#include "launch_queue.h"
 
 namespace act::cuda {
 
@@ -18,14 +21,18 @@ class Device {
   /// Host memory, zero-filled, pinned, that kernels, upload and download reach by the same address; null: not enough.
   virtual void* allocate_host(size_t bytes) = 0;
   virtual void release_host(void* memory) noexcept = 0;
-  /// In the order of the stream. upload has read `from` when it returns; download waits until `to` is written.
+  /// In the order of the stream. upload has read `from` when it returns, but waits for nothing before it unless more is
+  /// on its way than staging memory holds; download waits until `to` is written.
   virtual void upload(void* to, const void* from, size_t bytes) = 0;
   virtual void download(void* to, const void* from, size_t bytes) = 0;
   virtual void copy(void* to, const void* from, size_t bytes) = 0;
   virtual void zero(void* memory, size_t bytes) = 0;
   virtual void wait() = 0;
-  /// What launches take: a cudaStream_t.
-  virtual void* stream() = 0;
+  virtual void start(const Launch& launch) = 0;
+  virtual std::unique_ptr<Graph> make_graph(std::span<const Launch> launches) = 0;
+  /// Device memory that graphs may take together.
+  virtual size_t graph_limit() const = 0;
+  virtual int multiprocessors() const = 0;
   virtual size_t free_bytes() const = 0;  // kUnbounded: no bound is known
   static constexpr size_t kUnbounded = SIZE_MAX;
 };

@@ -1,6 +1,7 @@
 // The GPU through the CUDA runtime, linked statically: without a driver this file loads and says so.
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <string>
@@ -15,16 +16,13 @@ namespace {
 /// After an error that the CUDA context does not survive, every call says so and touches the device no more.
 thread_local std::string device_lost;
 
-std::string at(const char* file, int line) {
-  const std::string path = file;
-  return " (" + path.substr(path.rfind('/') + 1) + ":" + std::to_string(line) + ")";
-}
-
-void check(cudaError_t status, const char* file, int line) {
+/// `where`: this file, with the line, or a kernel.
+void check(cudaError_t status, const char* where, int line = 0) {
   if (!device_lost.empty()) throw Error("DEVICE_LOST", device_lost);
   if (status == cudaSuccess) return;
   cudaGetLastError();  // a status that is not sticky is forgotten, and the device goes on
-  const std::string what = std::string(cudaGetErrorName(status)) + ": " + cudaGetErrorString(status) + at(file, line);
+  const std::string what = std::string(cudaGetErrorName(status)) + ": " + cudaGetErrorString(status) + " (" + where +
+                           (line > 0 ? ":" + std::to_string(line) : "") + ")";
   if (status == cudaErrorMemoryAllocation)
     throw Error("OUT_OF_MEMORY", "The GPU is out of memory, " + what + ". Lower maxBatchTokens or cacheTokens.");
   if (status == cudaErrorInvalidValue || status == cudaErrorInvalidConfiguration)
@@ -33,7 +31,52 @@ void check(cudaError_t status, const char* file, int line) {
                 ". Dispose of the engine and start a new process; if it happens again, check the system log for Xid errors.";
   throw Error("DEVICE_LOST", device_lost);
 }
-#define ACT_CHECK(call) check((call), __FILE__, __LINE__)
+#define ACT_CHECK(call) check((call), "device_cuda.cc", __LINE__)
+
+/// Pinned host memory that uploads go through: from pageable memory a copy of more than 64 KiB waits for the stream.
+constexpr size_t kStagingBytes = size_t{8} << 20;
+/// Graphs, all together. What one takes is not known before it is made on a card: a few hundred kernels.
+constexpr size_t kGraphBytes = size_t{64} << 20;
+
+class CudaGraph final : public Graph {
+ public:
+  CudaGraph(cudaStream_t stream, std::span<const Launch> launches) : stream_(stream) {
+    const size_t before = free_bytes();
+    ACT_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+    cudaGraph_t graph = nullptr;
+    try {
+      for (const Launch& launch : launches) launch.start(launch, stream);
+    } catch (...) {
+      cudaStreamEndCapture(stream, &graph);  // whatever it says: the first error counts
+      if (graph) cudaGraphDestroy(graph);
+      throw;
+    }
+    ACT_CHECK(cudaStreamEndCapture(stream, &graph));
+    const cudaError_t made = cudaGraphInstantiate(&graph_, graph, 0);
+    cudaGraphDestroy(graph);
+    ACT_CHECK(made);
+    ACT_CHECK(cudaGraphUpload(graph_, stream));
+    ACT_CHECK(cudaStreamSynchronize(stream));
+    // Another process on the card may allocate meanwhile; the sum is a limit's measure, not an account.
+    const size_t after = free_bytes();
+    bytes_ = before > after ? before - after : 0;
+  }
+  ~CudaGraph() override {
+    if (graph_) cudaGraphExecDestroy(graph_);
+  }
+  void launch() override { ACT_CHECK(cudaGraphLaunch(graph_, stream_)); }
+  size_t bytes() const override { return bytes_; }
+
+ private:
+  static size_t free_bytes() {
+    size_t free = 0, total = 0;
+    ACT_CHECK(cudaMemGetInfo(&free, &total));
+    return free;
+  }
+  cudaStream_t stream_;
+  cudaGraphExec_t graph_ = nullptr;
+  size_t bytes_ = 0;
+};
 
 class CudaDevice final : public Device {
  public:
@@ -42,9 +85,11 @@ class CudaDevice final : public Device {
     ACT_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
     ACT_CHECK(cudaGetDeviceProperties(&properties_, ordinal));
     ACT_CHECK(cudaDriverGetVersion(&driver_));
+    ACT_CHECK(cudaMallocHost(&staging_, kStagingBytes));
   }
   ~CudaDevice() override {
     if (stream_) cudaStreamDestroy(stream_);
+    if (staging_) cudaFreeHost(staging_);
   }
   std::string describe() const override {
     return std::string(properties_.name) + ", sm_" + std::to_string(properties_.major * 10 + properties_.minor) + ", " +
@@ -87,8 +132,15 @@ class CudaDevice final : public Device {
       std::memcpy(to, from, bytes);
       return;
     }
-    // From pageable memory: the driver has copied `from` when the call returns.
-    ACT_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream_));
+    for (size_t done = 0; done < bytes;) {
+      if (staged_ == kStagingBytes) wait();
+      const size_t piece = std::min(bytes - done, kStagingBytes - staged_);
+      char* const staged = staging_ + staged_;
+      std::memcpy(staged, static_cast<const char*>(from) + done, piece);
+      ACT_CHECK(cudaMemcpyAsync(static_cast<char*>(to) + done, staged, piece, cudaMemcpyHostToDevice, stream_));
+      staged_ += std::min((piece + 255) / 256 * 256, kStagingBytes - staged_);
+      done += piece;
+    }
   }
   void download(void* to, const void* from, size_t bytes) override {
     if (!is_pinned(from)) ACT_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_));
@@ -99,8 +151,16 @@ class CudaDevice final : public Device {
     ACT_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_));
   }
   void zero(void* memory, size_t bytes) override { ACT_CHECK(cudaMemsetAsync(memory, 0, bytes, stream_)); }
-  void wait() override { ACT_CHECK(cudaStreamSynchronize(stream_)); }
-  void* stream() override { return stream_; }
+  void wait() override {
+    ACT_CHECK(cudaStreamSynchronize(stream_));
+    staged_ = 0;
+  }
+  void start(const Launch& launch) override { launch.start(launch, stream_); }
+  std::unique_ptr<Graph> make_graph(std::span<const Launch> launches) override {
+    return std::make_unique<CudaGraph>(stream_, launches);
+  }
+  size_t graph_limit() const override { return kGraphBytes; }
+  int multiprocessors() const override { return properties_.multiProcessorCount; }
   size_t free_bytes() const override {
     size_t free = 0, total = 0;
     ACT_CHECK(cudaMemGetInfo(&free, &total));
@@ -119,18 +179,25 @@ class CudaDevice final : public Device {
   int ordinal_, driver_ = 0;
   cudaStream_t stream_ = nullptr;
   std::map<const char*, size_t> pinned_;
+  char* staging_ = nullptr;
+  size_t staged_ = 0;  // bytes of it that copies may still read
   cudaDeviceProp properties_{};
 };
 
 }  // namespace
 
-void allow_shared_bytes(const void* kernel, size_t bytes, const char* file, int line) {
+void start_kernel(const Launch& launch, void** arguments, void* stream) {
   constexpr size_t kWithoutAsking = 48 * 1024;
-  if (bytes <= kWithoutAsking) return;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)), file, line);
+  const auto* const kernel = reinterpret_cast<const void*>(launch.kernel);
+  const auto checked = [&](cudaError_t status) { check(status, launch.name); };
+  if (launch.shared_bytes > kWithoutAsking) {
+    const int bytes = static_cast<int>(launch.shared_bytes);
+    checked(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  }
+  const dim3 grid(launch.grid[0], launch.grid[1], launch.grid[2]);
+  const dim3 block(launch.block[0], launch.block[1], launch.block[2]);
+  checked(cudaLaunchKernel(kernel, grid, block, arguments, launch.shared_bytes, static_cast<cudaStream_t>(stream)));
 }
-
-void check_launch(const char* file, int line) { check(cudaGetLastError(), file, line); }
 
 std::unique_ptr<Device> open_device(int ordinal) {
   Found found;

@@ -7,6 +7,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <stdexcept>
+#include <vector>
 
 #include "../ops.h"
 #include "device.h"
@@ -15,6 +17,26 @@
 
 namespace act::cuda {
 namespace {
+
+/// The launches as they were recorded: what a step changes must have come to them through device memory. Takes as much
+/// memory as its arguments, so that graphs are counted and limited here too.
+class EmulatedGraph final : public Graph {
+ public:
+  EmulatedGraph(Device& device, std::span<const Launch> launches)
+      : device_(device), launches_(launches.begin(), launches.end()), memory_(device.allocate(bytes())) {
+    if (!memory_) throw Error("OUT_OF_MEMORY", "The emulated GPU has no memory for a graph.");
+  }
+  ~EmulatedGraph() override { device_.release(memory_); }
+  void launch() override {
+    for (const Launch& launch : launches_) device_.start(launch);
+  }
+  size_t bytes() const override { return launches_.size() * Launch::kArgumentBytes; }
+
+ private:
+  Device& device_;
+  const std::vector<Launch> launches_;
+  void* const memory_;
+};
 
 class EmulatedDevice final : public Device {
  public:
@@ -43,19 +65,52 @@ class EmulatedDevice final : public Device {
     blocks_.erase(block);
     std::free(memory);
   }
-  void* allocate_host(size_t bytes) override { return std::calloc(1, bytes); }
-  void release_host(void* memory) noexcept override { std::free(memory); }
+  void* allocate_host(size_t bytes) override {
+    void* const memory = std::calloc(1, bytes);
+    if (memory) pinned_.emplace(memory, bytes);
+    return memory;
+  }
+  void release_host(void* memory) noexcept override {
+    pinned_.erase(memory);
+    std::free(memory);
+  }
   void upload(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
   void download(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
   void copy(void* to, const void* from, size_t bytes) override { std::memmove(to, from, bytes); }
   void zero(void* memory, size_t bytes) override { std::memset(memory, 0, bytes); }
   void wait() override {}
-  void* stream() override { return nullptr; }
+  void start(const Launch& launch) override {
+    check_pointers(launch);
+    launch.start(launch, nullptr);
+  }
+  std::unique_ptr<Graph> make_graph(std::span<const Launch> launches) override {
+    return std::make_unique<EmulatedGraph>(*this, launches);
+  }
+  size_t graph_limit() const override { return size_t{1} << 20; }
+  int multiprocessors() const override { return 4; }
   size_t free_bytes() const override { return limit_ == kUnbounded ? kUnbounded : limit_ - used_; }
 
  private:
+  /// Host memory is as good as the device's here: that a kernel got some is noticed by its address.
+  void check_pointers(const Launch& launch) const {
+    for (size_t word = 0; word * 8 < launch.argument_bytes; word++) {
+      if (!(launch.pointers >> word & 1)) continue;
+      const char* pointer = nullptr;
+      std::memcpy(&pointer, launch.arguments + word * 8, sizeof pointer);
+      if (!pointer) continue;
+      if (holds(blocks_, pointer) || holds(pinned_, pointer)) continue;
+      throw std::runtime_error(std::string(launch.name) + ": a pointer among its arguments is not to device memory");
+    }
+  }
+  static bool holds(const std::map<void*, size_t>& blocks, const char* pointer) {
+    auto block = blocks.upper_bound(const_cast<char*>(pointer));
+    if (block == blocks.begin()) return false;
+    --block;
+    return pointer <= static_cast<const char*>(block->first) + block->second;
+  }
+
   size_t limit_ = kUnbounded, used_ = 0;
-  std::map<void*, size_t> blocks_;
+  std::map<void*, size_t> blocks_, pinned_;
 };
 
 }  // namespace

@@ -4,31 +4,21 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <utility>
+
+#include "launch_queue.h"
 
 #ifdef ACT_EMULATED_GPU
 #include "emulator/emulator.h"
-#define GPU_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                 \
-  do {                                                                             \
-    (void)(stream);                                                                \
-    ::act::emulator::launch((grid), (block), (shared_bytes), #kernel, [=] { kernel(__VA_ARGS__); }); \
-  } while (0)
 #define GPU_SHARED(T, name) T* name = reinterpret_cast<T*>(::act::emulator::dynamic_shared())
 #define GPU_UNROLL
 #define GPU_KEEP_LOOP
 #else
 #include <cuda_runtime.h>
 namespace act::cuda {
-/// Allows `kernel` that much dynamic shared memory; both throw on a CUDA error (device_cuda.cc).
-void allow_shared_bytes(const void* kernel, size_t bytes, const char* file, int line);
-void check_launch(const char* file, int line);
+/// Allows the kernel its shared memory and launches it; throws on a CUDA error (device_cuda.cc).
+void start_kernel(const Launch& launch, void** arguments, void* stream);
 }  // namespace act::cuda
-#define GPU_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                            \
-  do {                                                                                                        \
-    auto* gpu_kernel_ = kernel;                                                                               \
-    ::act::cuda::allow_shared_bytes(reinterpret_cast<const void*>(gpu_kernel_), (shared_bytes), __FILE__, __LINE__); \
-    gpu_kernel_<<<(grid), (block), (shared_bytes), static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__);         \
-    ::act::cuda::check_launch(__FILE__, __LINE__);                                                            \
-  } while (0)
 #define GPU_SHARED(T, name)                                          \
   extern __shared__ __align__(128) unsigned char gpu_shared_bytes_[]; \
   T* name = reinterpret_cast<T*>(gpu_shared_bytes_)
@@ -36,7 +26,55 @@ void check_launch(const char* file, int line);
 #define GPU_KEEP_LOOP _Pragma("unroll 1")
 #endif
 
+/// Submits a kernel (in parentheses where its name has a comma) to a LaunchQueue.
+#define GPU_LAUNCH(kernel, grid, block, shared_bytes, queue, ...) \
+  (queue)->submit(::act::cuda::make_launch(#kernel, kernel, (grid), (block), (shared_bytes), __VA_ARGS__))
+
 namespace act::cuda {
+
+/// Reads a Launch's arguments back as those of a kernel that takes P...
+template <class... P>
+struct KernelCall {
+  static void start(const Launch& launch, void* stream) { start(launch, stream, std::index_sequence_for<P...>()); }
+
+ private:
+  static constexpr std::array<size_t, sizeof...(P)> places() {
+    std::array<size_t, sizeof...(P)> all{};
+    size_t i = 0, end = 0;
+    ((all[i] = Launch::place<P>(end), end = all[i++] + sizeof(P)), ...);
+    return all;
+  }
+  template <size_t... I>
+  static void start(const Launch& launch, [[maybe_unused]] void* stream, std::index_sequence<I...>) {
+    static_assert(places().back() + 16 <= Launch::kArgumentBytes, "raise kArgumentBytes");
+    constexpr std::array<size_t, sizeof...(P)> at = places();
+#ifdef ACT_EMULATED_GPU
+    const auto kernel = reinterpret_cast<void (*)(P...)>(launch.kernel);
+    const dim3 grid(launch.grid[0], launch.grid[1], launch.grid[2]);
+    const dim3 block(launch.block[0], launch.block[1], launch.block[2]);
+    emulator::launch(grid, block, launch.shared_bytes, launch.name,
+                     [&] { kernel(*reinterpret_cast<const P*>(launch.arguments + at[I])...); });
+#else
+    void* arguments[] = {const_cast<unsigned char*>(launch.arguments + at[I])...};
+    start_kernel(launch, arguments, stream);
+#endif
+  }
+};
+
+template <class... P, class... A>
+Launch make_launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes,
+                   const A&... arguments) {
+  static_assert(sizeof...(P) == sizeof...(A), "a kernel takes another number of arguments");
+  Launch launch;
+  launch.name = name;
+  launch.kernel = reinterpret_cast<void (*)()>(kernel);
+  launch.start = &KernelCall<P...>::start;
+  launch.grid = {grid.x, grid.y, grid.z};
+  launch.block = {block.x, block.y, block.z};
+  launch.shared_bytes = shared_bytes;
+  (launch.add_argument<P>(arguments), ...);
+  return launch;
+}
 
 /// bf16 as stored: the same bits and the same rounding with both compilers.
 struct bf16 {

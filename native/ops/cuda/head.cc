@@ -36,29 +36,25 @@ LossInput input_of(const LossRows& rows, int64_t i) {
   return in;
 }
 
-/// Small per-row arrays of one chunk, one behind the other.
-template <class In, class Out>
+/// Small per-row results of one chunk, one behind the other.
+template <class Out>
 struct RowMemory {
   RowStats* stats;
-  In* in;
-  Out* out;
-  static size_t bytes(int64_t rows) { return static_cast<size_t>(rows) * (sizeof(RowStats) + sizeof(In) + sizeof(Out)) + 64; }
-  RowMemory(void* memory, int64_t rows) {
-    // The widest members first: all stay aligned.
-    out = static_cast<Out*>(memory);
-    in = reinterpret_cast<In*>((reinterpret_cast<uintptr_t>(out + rows) + 15) / 16 * 16);
-    stats = reinterpret_cast<RowStats*>(in + rows);
-  }
+  Out* out;  // first: its members are the widest, so all stay aligned
+  static size_t bytes(int64_t rows) { return static_cast<size_t>(rows) * (sizeof(RowStats) + sizeof(Out)); }
+  RowMemory(void* memory, int64_t rows)
+      : stats(reinterpret_cast<RowStats*>(static_cast<Out*>(memory) + rows)), out(static_cast<Out*>(memory)) {}
 };
-using LossMemory = RowMemory<LossInput, LossOutput>;
-using SampleMemory = RowMemory<SampleInput, SampleOutput>;
+using LossMemory = RowMemory<LossOutput>;
+using SampleMemory = RowMemory<SampleOutput>;
 
 }  // namespace
 
 size_t CudaBackend::head_scratch_bytes(int64_t vocabulary, int64_t rows) const {
-  // Logits, their gradient in bf16, the rows, and lists of allowed ids.
+  // Logits, their gradient in bf16, what goes in and comes out by row, and lists of allowed ids.
   const int64_t chunk = rows_per_chunk(vocabulary, rows);
   return static_cast<size_t>(chunk * vocabulary) * (4 + 2) + std::max(LossMemory::bytes(chunk), SampleMemory::bytes(chunk)) +
+         static_cast<size_t>(chunk) * (sizeof(LossInput) + sizeof(SampleInput)) + 8 +
          static_cast<size_t>(std::max(kAllowedIds, vocabulary)) * 4;
 }
 
@@ -83,21 +79,21 @@ void CudaBackend::head_loss(LossResults& results, View dhidden, View dw, View hi
     linear(logits, false, part, head, {}, 1);
     in.clear();
     for (int64_t i = first; i < first + count; i++) in.push_back(input_of(rows, i));
-    device_->upload(row.in, in.data(), in.size() * sizeof(LossInput));
-    launch_row_stats(stream(), row.stats, logits, factor);
-    launch_loss_rows(stream(), row.out, row.in, row.stats, logits, factor, rows.kl);
+    const LossInput* const inputs = losses_.get_as<LossInput>(*this, in);
+    launch_row_stats(queue(), row.stats, logits, factor);
+    launch_loss_rows(queue(), row.out, inputs, row.stats, logits, factor, rows.kl);
     if (dhidden.data || dw.data) {
       // In the type that the products below multiply with: no second pass over the chunk.
       View gradient = logits;
       if (head.dtype == DType::bf16) {
         gradient = {left_operand_.get(*this, static_cast<size_t>(count * vocabulary) * 2), count, vocabulary, DType::bf16};
       }
-      launch_logit_gradient(stream(), gradient, logits, row.stats, row.in, row.out, factor);
+      launch_logit_gradient(queue(), gradient, logits, row.stats, inputs, row.out, factor);
       if (dhidden.data) linear_backward_input(dhidden.rows_from(first, count), false, gradient, head, 1);
       if (dw.data) linear_backward_weight(dw, gradient, part, head.dtype, 1);
     }
     out.resize(in.size());
-    device_->download(out.data(), row.out, out.size() * sizeof(LossOutput));
+    download_now(out.data(), row.out, out.size() * sizeof(LossOutput));
     for (int64_t i = first; i < first + count; i++) {
       const LossOutput& o = out[static_cast<size_t>(i - first)];
       if (results.logprob) results.logprob[i] = o.logprob;
@@ -145,12 +141,12 @@ void CudaBackend::head_sample(std::span<SampleResult> results, View hidden, cons
     }
     const View logits{memory, count, vocabulary, DType::f32};
     linear(logits, false, hidden.rows_from(first, count), head, {}, 1);
-    device_->upload(row.in, in.data(), in.size() * sizeof(SampleInput));
-    const int32_t* const ids = allowed.empty() ? nullptr : allowed_.get_as<int32_t>(*this, *device_, allowed);
-    launch_row_stats(stream(), row.stats, logits, 1);
-    launch_sample(stream(), row.out, logits, row.stats, row.in, ids);
+    const SampleInput* const inputs = draws_.get_as<SampleInput>(*this, in);
+    const int32_t* const ids = allowed.empty() ? nullptr : allowed_.get_as<int32_t>(*this, allowed);
+    launch_row_stats(queue(), row.stats, logits, 1);
+    launch_sample(queue(), row.out, logits, row.stats, inputs, ids);
     out.resize(in.size());
-    device_->download(out.data(), row.out, out.size() * sizeof(SampleOutput));
+    download_now(out.data(), row.out, out.size() * sizeof(SampleOutput));
     for (int64_t i = first; i < first + count; i++) {
       const SampleOutput& o = out[static_cast<size_t>(i - first)];
       SampleResult& result = results[static_cast<size_t>(i)];

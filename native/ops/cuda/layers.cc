@@ -23,7 +23,7 @@ void check_same(View x, View like, const char* what) {
 const void* CudaBackend::operand(View x, DType dtype, float scale, Scratch& scratch) {
   if (x.dtype == dtype && scale == 1) return x.data;
   const View copy{scratch.get(*this, static_cast<size_t>(x.size()) * size_of(dtype)), x.rows, x.cols, dtype};
-  if (x.size()) launch_convert(stream(), copy, x, scale);
+  if (x.size()) launch_convert(queue(), copy, x, scale);
   return copy.data;
 }
 
@@ -31,7 +31,7 @@ void CudaBackend::embed(View out, const Weight& weight, std::span<const int32_t>
   const auto& w = static_cast<const CudaWeight&>(weight);
   check(out, static_cast<int64_t>(ids.size()), w.cols, "embed: out must be [ids, w.cols]");
   check_rows(ids, w.rows, "embed: id outside the weight's rows");
-  if (out.size()) launch_gather_rows(stream(), out, w.values.view(), ids_.get_as(*this, *device_, ids));
+  if (out.size()) launch_gather_rows(queue(), out, w.values.view(), tokens_.get_as(*this, ids));
 }
 
 void CudaBackend::embed_backward(View dw, View dout, std::span<const int32_t> ids) {
@@ -44,7 +44,7 @@ void CudaBackend::embed_backward(View dw, View dout, std::span<const int32_t> id
 void CudaBackend::rms_norm(View y, View rstd, View x, View weight, float eps) {
   check_same(y, x, "rms_norm: y must have x's shape and dtype");
   require_shape(weight, 1, x.cols, "rms_norm: weight must be f32 [1, x.cols]");
-  if (x.size()) launch_rms_norm(stream(), y, rstd, x, weight.as<float>(), eps);
+  if (x.size()) launch_rms_norm(queue(), y, rstd, x, weight.as<float>(), eps);
 }
 
 void CudaBackend::rms_norm_backward(View dx, bool accumulate, View dweight, View dy, View x, View rstd, View weight) {
@@ -54,12 +54,12 @@ void CudaBackend::rms_norm_backward(View dx, bool accumulate, View dweight, View
   if (x.size() == 0) return;
   // First, because dx may be dy's own memory.
   if (dweight.data) column_sums(dweight, dy, x, rstd.as<float>());
-  launch_rms_norm_backward(stream(), dx, accumulate, dy, x, rstd.as<float>(), weight.as<float>());
+  launch_rms_norm_backward(queue(), dx, accumulate, dy, x, rstd.as<float>(), weight.as<float>());
 }
 
 void CudaBackend::column_sums(View out, View a, View b, const float* factor) {
   auto* const partial = partial_sums_.get_as<float>(*this, column_sum_pieces(a.rows) * a.cols);
-  launch_column_sums(stream(), out.as<float>(), partial, a, b, factor);
+  launch_column_sums(queue(), out.as<float>(), partial, a, b, factor);
 }
 
 void CudaBackend::linear(View y, bool accumulate, View x, const Weight& weight, View bias, float scale) {
@@ -76,7 +76,7 @@ void CudaBackend::linear(View y, bool accumulate, View x, const Weight& weight, 
   g.b = w.values.view().data;
   g.b_transposed = true;
   g.inner = w.cols;
-  w.dtype == DType::bf16 ? launch_gemm_bf16(stream(), g) : launch_gemm_f32(stream(), g);
+  w.dtype == DType::bf16 ? launch_gemm_bf16(queue(), g) : launch_gemm_f32(queue(), g);
 }
 
 void CudaBackend::linear_backward_input(View dx, bool accumulate, View dy, const Weight& weight, float scale) {
@@ -90,7 +90,7 @@ void CudaBackend::linear_backward_input(View dx, bool accumulate, View dy, const
   g.a = operand(dy, w.dtype, scale, left_operand_);
   g.b = w.values.view().data;
   g.inner = w.rows;
-  w.dtype == DType::bf16 ? launch_gemm_bf16(stream(), g) : launch_gemm_f32(stream(), g);
+  w.dtype == DType::bf16 ? launch_gemm_bf16(queue(), g) : launch_gemm_f32(queue(), g);
 }
 
 void CudaBackend::linear_backward_weight(View dw, View dy, View x, DType dtype, float scale) {
@@ -105,7 +105,7 @@ void CudaBackend::linear_backward_weight(View dw, View dy, View x, DType dtype, 
   g.a_transposed = true;
   g.b = operand(x, dtype, 1, right_operand_);
   g.inner = dy.rows;
-  dtype == DType::bf16 ? launch_gemm_bf16(stream(), g) : launch_gemm_f32(stream(), g);
+  dtype == DType::bf16 ? launch_gemm_bf16(queue(), g) : launch_gemm_f32(queue(), g);
 }
 
 void CudaBackend::bias_backward(View dbias, View dy) {
@@ -127,31 +127,31 @@ void CudaBackend::rope(View x, int head_dim, std::span<const int32_t> positions,
   if (!known) {
     rope_positions_.assign(positions.begin(), positions.end());
     rope_frequencies_.assign(inv_freq.begin(), inv_freq.end());
-    launch_rope_table(stream(), table, positions_.get_as(*this, *device_, positions),
-                      frequencies_.get_as(*this, *device_, inv_freq), x.rows, half);
+    launch_rope_table(queue(), table, positions_.get_as(*this, positions),
+                      frequencies_.get_as(*this, inv_freq), x.rows, half);
   }
-  launch_rope(stream(), x, head_dim, table, factor, inverse);
+  launch_rope(queue(), x, head_dim, table, factor, inverse);
 }
 
 void CudaBackend::swiglu(View y, View gate, View up) {
   check_same(gate, y, "swiglu: y, gate and up must have one shape and dtype");
   check_same(up, y, "swiglu: y, gate and up must have one shape and dtype");
-  if (y.size()) launch_swiglu(stream(), y, gate, up);
+  if (y.size()) launch_swiglu(queue(), y, gate, up);
 }
 
 void CudaBackend::swiglu_backward(View dgate, View dup, View dy, View gate, View up) {
   for (const View& x : {dgate, dup, gate, up}) check_same(x, dy, "swiglu_backward: all views must have one shape and dtype");
-  if (dy.size()) launch_swiglu_backward(stream(), dgate, dup, dy, gate, up);
+  if (dy.size()) launch_swiglu_backward(queue(), dgate, dup, dy, gate, up);
 }
 
 void CudaBackend::add(View y, View x) {
   require(y.size() == x.size() && y.dtype == x.dtype && is_activation(y), "add: both views must have one shape and dtype");
-  if (y.size()) launch_add(stream(), y, x);
+  if (y.size()) launch_add(queue(), y, x);
 }
 
 void CudaBackend::scale(View y, float factor) {
   require(is_activation(y), "scale: expected f32 or bf16");
-  if (y.size()) launch_scale(stream(), y, factor);
+  if (y.size()) launch_scale(queue(), y, factor);
 }
 
 }  // namespace act::cuda

@@ -160,6 +160,17 @@ ForestShape decode() {
   return f;
 }
 
+/// One decoding step past the CUDA backend's first partition of 512 keys: a lone sequence, and a group whose prompt ends
+/// inside the second partition and inside a page.
+ForestShape long_decode() {
+  ForestShape f;
+  f.add(-1, 1030, 1);
+  const int32_t prompt = f.add(-1, 531, 0);
+  for (int i = 0; i < 3; i++) f.add(prompt, 20 + 9 * i, 1, 3);
+  f.add(-1, 512, 1);
+  return f;
+}
+
 void add_attention_timing(std::vector<Timing>& timings, std::string name, const ForestShape& shape, int heads,
                           int kv_heads, int dim, bool backward) {
   double pairs = 0;
@@ -212,6 +223,7 @@ void attention_cases(Cases& cases) {
   add("packed", 4, 2, 32, packed());
   add("decode", 9, 3, 64, decode());
   add("decode", 4, 1, 12, decode());
+  add("long decode", 4, 2, 16, long_decode());
 }
 
 void attention_timings(std::vector<Timing>& timings) {

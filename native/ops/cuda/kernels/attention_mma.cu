@@ -3,7 +3,7 @@
 // A thread block is one query tile with one key-value head: up to 64 rows (query times head of the group), 16 a warp.
 // Blocks of 16 keys come through a ring of stages, two blocks a stage; each is read once for all rows of the tile. The
 // softmax goes on block by block in ascending position, and a block that a row does not see leaves its sums bit for bit
-// as they were: so a row's bits do not depend on the tile it is in.
+// as they were: so a row's bits do not depend on the tile it is in. Rows of more than one partition leave partial results.
 #include <type_traits>
 
 #include "attention_tile.cuh"
@@ -69,9 +69,10 @@ __device__ __forceinline__ Sight sight_of(const KeyBlock& block, const int (&que
 template <int kD>
 __global__ void __launch_bounds__(kAttentionThreads, kAttentionBlocks)
     attention_mma_kernel(bf16* out, float* lse, const bf16* q, PoolOfBf16 pool, int heads, float scale,
-                         const TreeQuery* queries, const KeyBlock* blocks, const QueryTile* tiles) {
+                         const TreeQuery* queries, const KeyBlock* blocks, const QueryTile* tiles, Partials partials) {
   GPU_SHARED(bf16, shared);
   const QueryTile tile = tiles[blockIdx.x];
+  if (tile.queries == 0) return;
   const TileRows rows{tile, queries, heads, heads / pool.kv_heads, static_cast<int>(blockIdx.y)};
   const int d = pool.head_dim, lane = static_cast<int>(threadIdx.x % 32), first_row = static_cast<int>(threadIdx.x / 32) * 16;
   const KeyRing<kD> ring{shared + kTileRows * (kD + kRowPad), blocks + tile.first_block, tile.blocks, rows.kv_head, pool};
@@ -151,12 +152,18 @@ __global__ void __launch_bounds__(kAttentionThreads, kAttentionBlocks)
     sum[half] += __shfl_xor_sync(kFullWarp, sum[half], 1);
     sum[half] += __shfl_xor_sync(kFullWarp, sum[half], 2);
     factor[half] = 1.0f / sum[half];
-    const int64_t place = rows.place(mine[half]);
-    if (lse && place >= 0 && lane % 4 == 0) lse[place] = max[half] + logf(sum[half]);
+    if (lane % 4 != 0) continue;
+    const int64_t whole = rows.whole(mine[half]), partial = rows.partial(mine[half]);
+    if (lse && whole >= 0) lse[whole] = max[half] + logf(sum[half]);
+    if (partial >= 0) partials.numbers[partial * 2] = max[half], partials.numbers[partial * 2 + 1] = sum[half];
   }
   write_rows<kD>(acc, factor, d, [&](int half) {
-    const int64_t place = rows.place(mine[half]);
-    return place >= 0 ? out + place * d : nullptr;
+    const int64_t whole = rows.whole(mine[half]);
+    return whole >= 0 ? out + whole * d : nullptr;
+  });
+  write_partial_rows<kD>(acc, d, [&](int half) {
+    const int64_t partial = rows.partial(mine[half]);
+    return partial >= 0 ? partials.values + partial * d : nullptr;
   });
 }
 
@@ -241,7 +248,7 @@ void launch_attention_mma(Stream s, const AttentionShape& a, View out, View lse,
     const auto* blocks = a.blocks;
     const auto* tiles = a.tiles;
     const dim3 grid(static_cast<unsigned>(a.tile_count), static_cast<unsigned>(a.kv.kv_heads));
-    GPU_LAUNCH((attention_mma_kernel<kD>), grid, kAttentionThreads, kForwardSharedBytes<kD>, s, to, sums, from, pool, heads, scale, queries, blocks, tiles);
+    GPU_LAUNCH((attention_mma_kernel<kD>), grid, kAttentionThreads, kForwardSharedBytes<kD>, s, to, sums, from, pool, heads, scale, queries, blocks, tiles, a.partials);
   });
 }
 

@@ -1,6 +1,6 @@
 // Attention for any type and head size up to 256: one warp a query and head (or a key and head). The fp32 option, and the
 // shapes that the tensor-core version does not serve.
-#include "launch.cuh"
+#include "attention_rows.cuh"
 
 namespace act::cuda {
 namespace {
@@ -30,20 +30,6 @@ __global__ void write_kv_kernel(T* memory, int kv_heads, int head_dim, const int
   at[kPageKeys * head_dim] = v[i];
 }
 
-/// The tile of query `index` of the tree order: tiles are ascending runs of queries.
-__device__ __forceinline__ int tile_of(const QueryTile* tiles, int count, int32_t index) {
-  int low = 0, high = count - 1;
-  while (low < high) {
-    const int middle = (low + high + 1) / 2;
-    if (tiles[middle].first_query <= index) {
-      low = middle;
-    } else {
-      high = middle - 1;
-    }
-  }
-  return low;
-}
-
 /// Lane l and lane l + 16 share key l % 16 of a block and halve its dot product with `row`.
 template <class T>
 __device__ __forceinline__ float half_dot(const T* row, const T* key, int head_dim, int lane) {
@@ -52,19 +38,26 @@ __device__ __forceinline__ float half_dot(const T* row, const T* key, int head_d
   return sum + __shfl_xor_sync(kFullWarp, sum, 16);
 }
 
+/// A thread block has kWarps rows of a tile: blockIdx.x the tile, y the key-value head, z which of its rows.
+__device__ __forceinline__ int row_of_warp() { return static_cast<int>(blockIdx.z * kWarps + threadIdx.x / 32); }
+inline dim3 grid_of(const AttentionShape& a) {
+  // A group of more heads than a tile has rows makes tiles of one query.
+  const int group = a.heads / a.kv.kv_heads, rows = group > kTileRows ? group : kTileRows;
+  return {static_cast<unsigned>(a.tile_count), static_cast<unsigned>(a.kv.kv_heads), blocks_for(rows, kWarps)};
+}
+
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     attention_kernel(T* out, float* lse, const T* q, Pool<T> pool, int heads, float scale, const TreeQuery* queries,
-                     const KeyBlock* blocks, const QueryTile* tiles, int tile_count, int64_t first_query, int64_t count) {
-  const int lane = static_cast<int>(threadIdx.x % 32), d = pool.head_dim;
-  const int64_t work = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
-  if (work >= count * heads) return;
-  const auto index = static_cast<int32_t>(first_query + work / heads);
-  const int head = static_cast<int>(work % heads), kv_head = head / (heads / pool.kv_heads);
-  const QueryTile tile = tiles[tile_of(tiles, tile_count, index)];
-  const int32_t within = index - tile.first_query;
-  const TreeQuery query = queries[index];
-  const T* const row = q + (static_cast<int64_t>(query.row) * heads + head) * d;
+                     const KeyBlock* blocks, const QueryTile* tiles, Partials partials) {
+  const int lane = static_cast<int>(threadIdx.x % 32), d = pool.head_dim, r = row_of_warp();
+  const QueryTile tile = tiles[blockIdx.x];
+  const TileRows rows{tile, queries, heads, heads / pool.kv_heads, static_cast<int>(blockIdx.y)};
+  if (!rows.sees_any(r)) return;  // the same for the whole warp
+  const int32_t within = r / rows.group;
+  const int kv_head = rows.kv_head;
+  const TreeQuery query = rows.query(r);
+  const T* const row = q + rows.place(r) * d;
 
   float max = -INFINITY, sum = 0, acc[kSlices] = {};
   for (int32_t b = 0; b < tile.blocks; b++) {
@@ -93,11 +86,15 @@ __global__ void __launch_bounds__(kThreads)
     }
     max = new_max;
   }
-  T* const to = out + (static_cast<int64_t>(query.row) * heads + head) * d;
+  const int64_t whole = rows.whole(r), partial = rows.partial(r);
   for (int i = 0; i < kSlices; i++) {
-    if (i * 32 + lane < d) to[i * 32 + lane] = from_float<T>(acc[i] / sum);
+    if (i * 32 + lane >= d) break;
+    if (whole >= 0) out[whole * d + i * 32 + lane] = from_float<T>(acc[i] / sum);
+    if (partial >= 0) partials.values[partial * d + i * 32 + lane] = acc[i];
   }
-  if (lse && lane == 0) lse[static_cast<int64_t>(query.row) * heads + head] = max + logf(sum);
+  if (lane != 0) return;
+  if (lse && whole >= 0) lse[whole] = max + logf(sum);
+  if (partial >= 0) partials.numbers[partial * 2] = max, partials.numbers[partial * 2 + 1] = sum;
 }
 
 template <class T>
@@ -114,17 +111,15 @@ __global__ void __launch_bounds__(kThreads) delta_kernel(float* delta, const T* 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     backward_queries_kernel(T* dq, const T* dout, const T* q, const float* lse, const float* delta, Pool<T> pool, int heads,
-                            float scale, const TreeQuery* queries, const KeyBlock* blocks, const QueryTile* tiles,
-                            int tile_count, int64_t first_query, int64_t count) {
-  const int lane = static_cast<int>(threadIdx.x % 32), d = pool.head_dim;
-  const int64_t work = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
-  if (work >= count * heads) return;
-  const auto index = static_cast<int32_t>(first_query + work / heads);
-  const int head = static_cast<int>(work % heads), kv_head = head / (heads / pool.kv_heads);
-  const QueryTile tile = tiles[tile_of(tiles, tile_count, index)];
-  const int32_t within = index - tile.first_query;
-  const TreeQuery query = queries[index];
-  const int64_t at = static_cast<int64_t>(query.row) * heads + head;
+                            float scale, const TreeQuery* queries, const KeyBlock* blocks, const QueryTile* tiles) {
+  const int lane = static_cast<int>(threadIdx.x % 32), d = pool.head_dim, r = row_of_warp();
+  const QueryTile tile = tiles[blockIdx.x];
+  const TileRows rows{tile, queries, heads, heads / pool.kv_heads, static_cast<int>(blockIdx.y)};
+  if (r >= rows.count()) return;  // the same for the whole warp
+  const int32_t within = r / rows.group;
+  const int kv_head = rows.kv_head;
+  const TreeQuery query = rows.query(r);
+  const int64_t at = rows.place(r);
   float acc[kSlices] = {};
   for (int32_t b = 0; b < tile.blocks; b++) {
     const KeyBlock& block = blocks[tile.first_block + b];
@@ -209,13 +204,12 @@ void launch_attention_plain(Stream s, const AttentionShape& a, View out, View ls
     float* const sums = lse.as<float>();
     const T* const from = q.as<T>();
     const Pool<T> pool{static_cast<const T*>(a.kv.memory), a.kv.kv_heads, a.kv.head_dim};
-    const int heads = a.heads, tile_count = a.tile_count;
-    const int64_t first = a.first_query, count = a.query_count;
+    const int heads = a.heads;
     const float scale = a.scale;
     const auto *queries = a.queries;
     const auto* blocks = a.blocks;
     const auto* tiles = a.tiles;
-    GPU_LAUNCH((attention_kernel<T>), blocks_for(count * heads, kWarps), kThreads, 0, s, to, sums, from, pool, heads, scale, queries, blocks, tiles, tile_count, first, count);
+    GPU_LAUNCH((attention_kernel<T>), grid_of(a), kThreads, 0, s, to, sums, from, pool, heads, scale, queries, blocks, tiles, a.partials);
   });
 }
 
@@ -235,13 +229,12 @@ void launch_attention_backward_queries_plain(Stream s, const AttentionShape& a, 
     T* const to = dq.as<T>();
     const T *const d = dout.as<T>(), *const from = q.as<T>();
     const Pool<T> pool{static_cast<const T*>(a.kv.memory), a.kv.kv_heads, a.kv.head_dim};
-    const int heads = a.heads, tile_count = a.tile_count;
-    const int64_t first = a.first_query, count = a.query_count;
+    const int heads = a.heads;
     const float scale = a.scale;
     const auto *queries = a.queries;
     const auto* blocks = a.blocks;
     const auto* tiles = a.tiles;
-    GPU_LAUNCH((backward_queries_kernel<T>), blocks_for(count * heads, kWarps), kThreads, 0, s, to, d, from, lse, delta, pool, heads, scale, queries, blocks, tiles, tile_count, first, count);
+    GPU_LAUNCH((backward_queries_kernel<T>), grid_of(a), kThreads, 0, s, to, d, from, lse, delta, pool, heads, scale, queries, blocks, tiles);
   });
 }
 

@@ -1,14 +1,13 @@
 // Pieces shared by the attention kernels on tensor cores. kD is the head size rounded up to 32, 64 or 128; columns behind
 // the real head size are zero in shared memory, so they add nothing.
 #pragma once
-#include "launch.cuh"
+#include "attention_rows.cuh"
 
 namespace act::cuda {
 
+/// With kAttentionBlocks of them a multiprocessor, 128 registers a thread. Said aloud, because ptxas, left alone, spills a
+/// register or two of the small head sizes to fit one block more.
 constexpr int kAttentionThreads = 128;
-/// Thread blocks a multiprocessor holds at least, so 128 registers a thread. Said aloud, because ptxas, left alone, spills
-/// a register or two of the small head sizes to fit one block more.
-constexpr int kAttentionBlocks = 4;
 constexpr int kRowPad = 8;  // bf16 elements: rows stay 16-byte aligned, eight of them touch all banks once
 
 /// Stages rows of `d` bf16 values at address(r) (null: zeros) as rows of kD + kRowPad in shared memory; does not commit.
@@ -88,6 +87,24 @@ __device__ __forceinline__ void write_rows(const float (&acc)[kD / 8][4], const 
   }
 }
 
+/// Writes this thread's part of a 16 x kD accumulator as it is to row_address(half) (null: nowhere).
+template <int kD, class Address>
+__device__ __forceinline__ void write_partial_rows(const float (&acc)[kD / 8][4], int d, Address address) {
+  const int quad = static_cast<int>(threadIdx.x % 4);
+  GPU_UNROLL
+  for (int half = 0; half < 2; half++) {
+    float* const to = address(half);
+    if (!to) continue;
+    GPU_UNROLL
+    for (int n = 0; n < kD / 8; n++) {
+      const int c = n * 8 + quad * 2;
+      if (c >= d) continue;
+      to[c] = acc[n][half * 2];
+      to[c + 1] = acc[n][half * 2 + 1];
+    }
+  }
+}
+
 struct PoolOfBf16 {
   const bf16* memory;
   int kv_heads, head_dim;
@@ -96,20 +113,6 @@ struct PoolOfBf16 {
     return memory + ((page * kv_heads + head) * 2 * kPageKeys + lane) * head_dim;
   }
   __device__ const bf16* value(int32_t slot, int head) const { return key(slot, head) + kPageKeys * head_dim; }
-};
-
-/// Rows of a query tile: row r is query r / group of the tile, head r % group of the key-value head's group.
-struct TileRows {
-  QueryTile tile;
-  const TreeQuery* queries;  // of the whole plan
-  int heads, group, kv_head;
-  __device__ int count() const { return tile.queries * group; }
-  /// Index into [T, H] of a row, -1 behind the last.
-  __device__ int64_t place(int row) const {
-    if (row >= count()) return -1;
-    return static_cast<int64_t>(queries[tile.first_query + row / group].row) * heads + kv_head * group + row % group;
-  }
-  __device__ int32_t keys(int row) const { return row < count() ? queries[tile.first_query + row / group].keys : 0; }
 };
 
 template <class F>

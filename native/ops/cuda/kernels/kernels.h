@@ -3,10 +3,11 @@
 #pragma once
 #include "../../compact.h"
 #include "../../ops.h"
+#include "../launch_queue.h"
 
 namespace act::cuda {
 
-using Stream = void*;
+using Stream = LaunchQueue*;
 
 // --- layers.cu ----------------------------------------------------------------------------------------------------------
 void launch_rms_norm(Stream s, View y, View rstd, View x, const float* weight, float eps);
@@ -72,12 +73,14 @@ struct KeyBlock {
   int32_t base, first, last, reserved;
   int32_t slot[kPageKeys];
 };
+/// Queries and the blocks of one partition of their keys, which begins at position first_key. queries 0: nothing to do.
 struct QueryTile {
-  int32_t first_query, queries, first_block, blocks;
+  int32_t first_query, queries, first_block, blocks, partition, first_key;
 };
 struct TreeQuery {
   int32_t row;   // of the batch
   int32_t keys;  // it sees, itself included
+  int32_t first_partial;  // of its partial results, one a partition; -1: it has one partition, whose result is its own
 };
 /// Keys of one segment, and the queries (in tree order) that may see them.
 struct KeyTile {
@@ -97,18 +100,30 @@ struct KvLayer {
   DType dtype;
   int kv_heads, head_dim;
 };
-/// A piece of a forest's plan: whole tiles.
+/// Results over one partition each, not yet divided by the sum of their weights.
+struct Partials {
+  float* values;   // [partials][H][d] sums of weighted values
+  float* numbers;  // [partials][H][2] maximum of the scores, sum of the weights
+  static constexpr size_t bytes(int heads, int head_dim) {  // of one
+    return static_cast<size_t>(heads) * static_cast<size_t>(head_dim + 2) * sizeof(float);
+  }
+};
+/// A piece of a forest's plan.
 struct AttentionShape {
   KvLayer kv;
   int heads;
   float scale;
   const TreeQuery* queries;  // of the whole plan
-  const KeyBlock* blocks;    // so that a tile's first_block indexes it
+  const KeyBlock* blocks;    // of the piece
   const QueryTile* tiles;
   int tile_count;
-  int64_t first_query, query_count;
+  Partials partials;
+  const int32_t* combined;   // queries of more than one partition; -1: nothing to do
+  int combined_count, partition;
 };
 constexpr int kMaxHeadDim = 256;
+/// Thread blocks of attention a multiprocessor holds at least.
+constexpr int kAttentionBlocks = 4;
 
 void launch_write_kv(Stream s, const KvLayer& kv, View k, View v, const int32_t* slots);
 /// delta[t, h] = dout . out
@@ -118,6 +133,8 @@ void launch_attention_delta(Stream s, float* delta, View dout, View out, int hea
 bool tensor_cores_serve(const KvLayer& kv, int heads);
 void launch_attention_mma(Stream s, const AttentionShape& shape, View out, View lse, View q);
 void launch_attention_plain(Stream s, const AttentionShape& shape, View out, View lse, View q);
+/// After either: puts the partial results of `combined` queries together.
+void launch_attention_combine(Stream s, const AttentionShape& shape, View out, View lse);
 void launch_attention_backward_queries_mma(Stream s, const AttentionShape& shape, View dq, View dout, View q,
                                            const float* lse, const float* delta);
 void launch_attention_backward_queries_plain(Stream s, const AttentionShape& shape, View dq, View dout, View q,
