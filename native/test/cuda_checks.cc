@@ -18,6 +18,8 @@ std::string own_folder() {
   return text.substr(0, text.rfind('/') + 1);
 }
 
+}  // namespace
+
 Buffer on_device(Backend& b, const Tensor& t, DType dtype) {
   Buffer buffer(b, t.rows, t.cols, dtype);
   std::vector<uint16_t> bits(t.values.size());
@@ -26,7 +28,7 @@ Buffer on_device(Backend& b, const Tensor& t, DType dtype) {
   return buffer;
 }
 
-Tensor read(Backend& b, View from) {
+Tensor read_back(Backend& b, View from) {
   Tensor t = zeros("", from.rows, from.cols);
   if (from.dtype == DType::f32) {
     b.download(t.values.data(), from);
@@ -37,6 +39,8 @@ Tensor read(Backend& b, View from) {
   for (size_t i = 0; i < bits.size(); i++) t.values[i] = bf16_to_float(bits[i]);
   return t;
 }
+
+namespace {
 
 Tensor row_of(const Tensor& t, int64_t row) {
   Tensor one = zeros("", 1, t.cols);
@@ -52,7 +56,7 @@ void product_rows_do_not_depend_on_the_batch(Backend& b, DType dtype) {
   const auto product = [&](const Tensor& rows) {
     const Buffer from = on_device(b, rows, dtype), to(b, rows.rows, 136, DType::f32);
     b.linear(to.view(), false, from.view(), *weight, {});
-    return read(b, to.view());
+    return read_back(b, to.view());
   };
   const Tensor all = product(x);
   for (const int64_t row : {0, 63, 149}) expect_same_bits(product(row_of(x, row)), row_of(all, row), "row " + std::to_string(row));
@@ -79,7 +83,7 @@ void attention_does_not_depend_on_the_forest(const Device& device, DType dtype) 
     const Buffer out(*b, shape.rows, kHeads * kDim, dtype);
     b->write_kv(pool, 0, shape.forest(), keys.view(), values.view());
     b->attention(out.view(), {}, queries.view(), pool, 0, shape.forest(), 0.2f);
-    return read(*b, out.view());
+    return read_back(*b, out.view());
   };
   std::vector<int64_t> all(static_cast<size_t>(rows));
   for (size_t i = 0; i < all.size(); i++) all[i] = static_cast<int64_t>(i);
@@ -234,10 +238,16 @@ void optimizer_state_in_host_memory(Backend& b) {
 }  // namespace
 
 std::unique_ptr<Backend> Device::open(DType activations) const {
+  const auto set = [](const char* variable, const std::string& value) {
+    value.empty() ? unsetenv(variable) : setenv(variable, value.c_str(), 1);
+  };
+  set("ACT_CUDA_PARTITION", partition);
+  set("ACT_CUDA_PLACES", places);
+  set("ACT_CUDA_GRAPHS", graphs ? "" : "0");
   if (name == "cuda") return make_cuda_backend(CudaFlavor::gpu, activations);
   setenv("ACT_EMULATED_ASYNC", async_early ? "early" : "late", 1);
   setenv("ACT_EMULATED_SEED", std::to_string(seed).c_str(), 1);
-  bytes.empty() ? unsetenv("ACT_EMULATED_BYTES") : setenv("ACT_EMULATED_BYTES", bytes.c_str(), 1);
+  set("ACT_EMULATED_BYTES", bytes);
   setenv("ACT_CUDA_EMULATED_LIBRARY", (own_folder() + (library.empty() ? "act_cuda_emulated.so" : library)).c_str(), 1);
   return make_cuda_backend(CudaFlavor::emulated, activations);
 }
@@ -252,6 +262,9 @@ void cuda_checks(std::vector<Check>& checks, const Device& device) {
     const std::string type = dtype == DType::f32 ? "fp32" : "bf16";
     add("product rows do not depend on the batch " + type, [=] { product_rows_do_not_depend_on_the_batch(*device.open(dtype), dtype); });
     add("attention does not depend on the forest " + type, [=] { attention_does_not_depend_on_the_forest(device, dtype); });
+    Device cut = device;
+    cut.partition = "16";
+    add("attention does not depend on the forest, partitions of 16 " + type, [=] { attention_does_not_depend_on_the_forest(cut, dtype); });
     add("ratio is one " + type, [=] { ratio_is_one(*device.open(dtype), dtype); });
   }
   add("samples match the reference", [=] { samples_match_reference(*device.open(DType::f32)); });
@@ -278,6 +291,17 @@ void memory_limit_checks(std::vector<Check>& checks) {
                     }});
   checks.push_back({"a plan larger than the device is refused", device_memory_is_planned});
   checks.push_back({"full fine-tuning of 4B and 8B fits one card", large_models_fit});
+  checks.push_back({"a kernel that gets host memory is noticed", [] {
+                      const auto b = emulated_devices().front().open(DType::f32);
+                      float host[4] = {};
+                      try {
+                        b->fill({host, 1, 4, DType::f32}, 2);
+                      } catch (const std::exception& e) {
+                        expect(std::string(e.what()).find("device memory") != std::string::npos, e.what());
+                        return;
+                      }
+                      throw Failure{"a kernel wrote to host memory"};
+                    }});
   checks.push_back({"a missing shared object is a clear error", [] {
                       Device none = emulated_devices().front();
                       none.library = "no_such_library.so";

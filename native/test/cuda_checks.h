@@ -1,5 +1,6 @@
 // Checks of the CUDA backend beside the cases: invariance, sampling, what happens when memory runs out.
 #pragma once
+#include "cuda_waiting.h"
 #include "harness.h"
 
 namespace act::test {
@@ -11,12 +12,27 @@ struct Device {
   int seed = 0;
   std::string library = {};    // beside the test program; empty: the real one
   std::string bytes = {};      // the emulated device's memory; empty: unlimited
+  std::string places = {};     // for thread blocks of attention (ACT_CUDA_PLACES); empty: as the device has them
+  std::string partition = {};  // keys of a partition of attention (ACT_CUDA_PARTITION); empty: as it comes
+  bool graphs = true;
   std::unique_ptr<Backend> open(DType activations) const;
 };
 
 /// Early and late cp.async, two orders each.
 std::vector<Device> emulated_devices();
+/// A tensor in the backend's memory, rounded where that is bf16, and back.
+Buffer on_device(Backend& b, const Tensor& t, DType dtype);
+Tensor read_back(Backend& b, View from);
+/// For engine_checks and decode_checks: a tiny Qwen3, the engine's name for the device, seeded weights.
+EngineOptions tiny_options(const std::string& device, DType dtype);
+std::string engine_device(const Device& device);
+void initialize(WaitingEngine& engine);
+
 void cuda_checks(std::vector<Check>& checks, const Device& device);
+/// cuda_decode.cc: on a device, the long ones (in one way of the emulator), and what needs no device.
+void decode_checks(std::vector<Check>& checks, const Device& device);
+void graph_checks(std::vector<Check>& checks, const Device& device);
+void plan_checks(std::vector<Check>& checks);
 void engine_checks(std::vector<Check>& checks, const Device& device);
 void device_memory_is_planned();
 void large_models_fit();

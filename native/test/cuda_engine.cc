@@ -16,6 +16,8 @@ ModelConfig tiny_model() {
   return c;
 }
 
+}  // namespace
+
 EngineOptions tiny_options(const std::string& device, DType dtype) {
   EngineOptions options;
   options.device = device;
@@ -38,6 +40,8 @@ void initialize(WaitingEngine& engine) {
 }
 
 std::string engine_device(const Device& device) { return device.name == "cuda" ? "cuda" : "emulated"; }
+
+namespace {
 
 struct Outcome {
   LossReport report;
@@ -337,6 +341,10 @@ void engine_checks(std::vector<Check>& checks, const Device& device) {
     const std::string type = dtype == DType::f32 ? " fp32 " : " bf16 ";
     checks.push_back({"engine agrees with the CPU" + type + device.name, [=] { agrees_with_cpu(device, dtype, false); }});
     checks.push_back({"engine, sampled log-probs equal scored ones" + type + device.name, [=] { sampled_equals_scored(device, dtype); }});
+    Device cut = device;
+    cut.partition = "16";
+    checks.push_back({"engine, sampled log-probs equal scored ones, partitions of 16" + type + device.name,
+                      [=] { sampled_equals_scored(cut, dtype); }});
   }
   for (const bool compact : {false, true}) {
     checks.push_back({std::string("engine resumes exactly, optimizer ") + (compact ? "compact " : "full ") + device.name,

@@ -132,12 +132,20 @@ std::vector<Check> all_checks(const Cases& cases, const std::string& device_name
     for (const auto& owned : cases) {
       const Case* c = owned.get();
       for (const bool bf16 : {false, true}) {
-        checks.push_back({std::string(bf16 ? "bf16 " : "fp32 ") + c->name + " " + device.name, [=] { check_case(*c, device, bf16); }});
+        const std::string name = std::string(bf16 ? "bf16 " : "fp32 ") + c->name;
+        checks.push_back({name + " " + device.name, [=] { check_case(*c, device, bf16); }});
+        if (!c->name.starts_with("attention")) continue;
+        Device cut = device;
+        cut.partition = "32";
+        checks.push_back({name + ", partitions of 32 " + device.name, [=] { check_case(*c, cut, bf16); }});
       }
     }
     cuda_checks(checks, device);
+    decode_checks(checks, device);
     engine_checks(checks, device);
   }
+  graph_checks(checks, devices.front());
+  plan_checks(checks);
   if (!emulated) return checks;
   memory_limit_checks(checks);
   for (const auto& [fault, where] : {std::pair{"MISSING_BARRIER", "linear bf16"}, {"OFF_BY_ONE", "attention"}}) {
