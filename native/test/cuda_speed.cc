@@ -77,12 +77,12 @@ void products(Bench& bench) {
   for (const int64_t m : {1, 256, 4096}) run("8B up M=" + std::to_string(m), m, 12288, 4096);
 }
 
-void attention(Bench& bench, const std::string& name, const ForestShape& shape, bool backward) {
-  constexpr int kHeads = 16, kKvHeads = 8, kDim = 128;
+void attention(Bench& bench, const std::string& name, const ForestShape& shape, bool backward, int heads = 16) {
+  constexpr int kKvHeads = 8, kDim = 128;
   Backend& b = bench.b_;
   const auto pool = b.create_kv_pool(1, kKvHeads, kDim, static_cast<int>(shape.pages.size()));
-  const Buffer q = bench.fresh(shape.rows, kHeads * kDim), k = bench.fresh(shape.rows, kKvHeads * kDim), v = bench.fresh(shape.rows, kKvHeads * kDim);
-  const Buffer out(b, shape.rows, kHeads * kDim, DType::bf16), lse(b, shape.rows, kHeads, DType::f32);
+  const Buffer q = bench.fresh(shape.rows, heads * kDim), k = bench.fresh(shape.rows, kKvHeads * kDim), v = bench.fresh(shape.rows, kKvHeads * kDim);
+  const Buffer out(b, shape.rows, heads * kDim, DType::bf16), lse(b, shape.rows, heads, DType::f32);
   const float scale = 1 / std::sqrt(static_cast<float>(kDim));
   double pairs = 0, keys = 0;
   for (const Segment& s : shape.segments) {
@@ -91,12 +91,12 @@ void attention(Bench& bench, const std::string& name, const ForestShape& shape, 
   }
   b.write_kv(*pool, 0, shape.forest(), k.view(), v.view());
   const double bytes = keys * kKvHeads * kDim * 4;  // each key and value once
-  bench.report({"attention " + name, pairs * kHeads * kDim * 4, bytes,
+  bench.report({"attention " + name, pairs * heads * kDim * 4, bytes,
                 [&] { b.attention(out.view(), lse.view(), q.view(), *pool, 0, shape.forest(), scale); }});
   if (!backward) return;
-  const Buffer dout = bench.fresh(shape.rows, kHeads * kDim), dq(b, shape.rows, kHeads * kDim, DType::bf16);
+  const Buffer dout = bench.fresh(shape.rows, heads * kDim), dq(b, shape.rows, heads * kDim, DType::bf16);
   const Buffer dk(b, shape.rows, kKvHeads * kDim, DType::bf16), dv(b, shape.rows, kKvHeads * kDim, DType::bf16);
-  bench.report({"attention_backward " + name, pairs * kHeads * kDim * 10, 2 * bytes, [&] {
+  bench.report({"attention_backward " + name, pairs * heads * kDim * 10, 2 * bytes, [&] {
                   b.attention_backward(dq.view(), dk.view(), dv.view(), dout.view(), out.view(), lse.view(), q.view(), *pool, 0, shape.forest(), scale);
                 }});
 }
@@ -115,6 +115,38 @@ void forests(Bench& bench) {
   attention(bench, "decode 32 groups of 8, 700 + 150", step, false);
   lone.add(-1, 4096, 1);
   attention(bench, "decode 1 of 4096", lone, false);
+  attention(bench, "decode 1 of 4096, 32 heads", lone, false, 32);
+}
+
+/// The numbers of attention that are to be tuned on a card (docs/cuda.md): keys of a partition, where it costs (a causal
+/// forward pass) and where it pays (a lone long sequence), and the places that decide whether a group reads together.
+void attention_numbers(const Device& device) {
+  ForestShape flat, lone;
+  flat.add(-1, 4096, 4096);
+  lone.add(-1, 4096, 1);
+  for (const char* partition : {"128", "256", "512", "1024", "2048", "4096"}) {
+    Device cut = device;
+    cut.partition = partition;
+    const auto backend = cut.open(DType::bf16);
+    Bench bench(*backend);
+    const std::string name = std::string(", partitions of ") + partition;
+    attention(bench, "4096 causal" + name, flat, false);
+    attention(bench, "decode 1 of 4096, 32 heads" + name, lone, false, 32);
+  }
+  for (const char* places : {"1", "264", "528", "1056", "1048576"}) {
+    Device sized = device;
+    sized.places = places;
+    const auto backend = sized.open(DType::bf16);
+    Bench bench(*backend);
+    for (const int groups : {1, 4, 32}) {
+      ForestShape step;
+      for (int g = 0; g < groups; g++) {
+        const int32_t shared = step.add(-1, 700, 0);
+        for (int i = 0; i < 8; i++) step.add(shared, 150, 1, 700 % kPageKeys);
+      }
+      attention(bench, "decode " + std::to_string(groups) + " groups of 8, 700 + 150, places " + places, step, false);
+    }
+  }
 }
 
 void layers(Bench& bench) {
@@ -173,6 +205,7 @@ int run_speed(const Device& device) {
   forests(bench);
   layers(bench);
   head(bench);
+  attention_numbers(device);
   return 0;
 }
 

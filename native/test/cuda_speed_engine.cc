@@ -168,7 +168,9 @@ void group_step(const Device& device, const Shape& s, int32_t prompt, int32_t gr
 }
 
 /// Time of a decoding step: long generations minus short ones, so that the prompts' own pass does not count.
-void decode(const Device& device, const Shape& s, int32_t groups, int32_t group, int32_t prompt, int32_t steps) {
+void decode(Device device, const Shape& s, int32_t groups, int32_t group, int32_t prompt, int32_t steps, bool graphs) {
+  device.graphs = graphs;
+  device.open(DType::bf16);  // sets the environment
   const int64_t cache = int64_t{groups} * (prompt + 16 + int64_t{group} * (steps + 32));
   WaitingEngine engine(options_of(device, s, int64_t{groups} * group, cache, std::max<int64_t>(2, std::min<int64_t>(8192, int64_t{groups} * prompt)), false));
   load_random(engine);
@@ -189,7 +191,8 @@ void decode(const Device& device, const Shape& s, int32_t groups, int32_t group,
   // Weights once, each shared prompt once, each sequence's own keys, on average over the steps that count.
   const double own = (steps + few) / 2.0;
   const double bytes = 2 * matrix_weights(s) + kv_bytes(s) * groups * (prompt + group * own);
-  report("decode " + s.name + " " + std::to_string(groups) + " x " + std::to_string(group) + ", prompt " + std::to_string(prompt),
+  report("decode " + s.name + " " + std::to_string(groups) + " x " + std::to_string(group) + ", prompt " + std::to_string(prompt) +
+             (graphs ? "" : ", without graphs"),
          median(times), static_cast<double>(groups) * group, 0, bytes, engine);
 }
 
@@ -211,14 +214,16 @@ int run_engine_speed(const Device& device, bool small) {
     training_step(device, kSmall, 2, 24, 1, false);
     training_step(device, kSmall, 2, 24, 1, true);
     group_step(device, kSmall, 10, 2, 4);
-    decode(device, kSmall, 2, 2, 9, 8);
+    for (const bool graphs : {true, false}) decode(device, kSmall, 2, 2, 9, 8, graphs);
     return 0;
   }
   where_it_fits("training 0.6B", [&] { training_step(device, k06B, 4, 4096, 3, false); });
   where_it_fits("training 8B", [&] { training_step(device, k8B, 1, 4096, 2, true); });
   where_it_fits("group step 0.6B", [&] { group_step(device, k06B, 700, 8, 300); });
-  where_it_fits("decode 0.6B", [&] { decode(device, k06B, 32, 8, 700, 64); });
-  where_it_fits("decode 8B", [&] { decode(device, k8B, 1, 1, 64, 64); });
+  for (const bool graphs : {true, false}) {
+    where_it_fits("decode 0.6B", [&] { decode(device, k06B, 32, 8, 700, 64, graphs); });
+    where_it_fits("decode 8B", [&] { decode(device, k8B, 1, 1, 64, 64, graphs); });
+  }
   return 0;
 }
 
