@@ -218,7 +218,7 @@ void optimizer_state_in_host_memory(Backend& b) {
       b.adamw(b.master(*weight), gradient, m.view(), v.view(), {1e-2f, 0.9f, 0.95f, 1e-8f, 0.1f, step, 0.75f});
       b.refresh(*weight);
     }
-    Tensors all{read(b, b.master(*weight)), read(b, m.view()), read(b, v.view()), zeros("w", 7, 111)};
+    Tensors all{read_back(b, b.master(*weight)), read_back(b, m.view()), read_back(b, v.view()), zeros("w", 7, 111)};
     std::vector<uint16_t> bits(7 * 111);
     b.read_weight(*weight, bits.data());
     for (size_t i = 0; i < bits.size(); i++) all[3].values[i] = bf16_to_float(bits[i]);

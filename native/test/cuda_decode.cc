@@ -165,6 +165,8 @@ class Diary final : public cuda::Device {
   std::string describe() const override { return "a diary"; }
   void* allocate(size_t) override { return nullptr; }
   void release(void*) noexcept override {}
+  void* allocate_host(size_t) override { return nullptr; }
+  void release_host(void*) noexcept override {}
   void upload(void*, const void*, size_t) override {}
   void download(void*, const void*, size_t) override {}
   void copy(void*, const void*, size_t) override {}
