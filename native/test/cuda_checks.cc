@@ -234,12 +234,12 @@ void optimizer_state_in_host_memory(Backend& b) {
 }  // namespace
 
 std::unique_ptr<Backend> Device::open(DType activations) const {
-  if (name == "cuda") return make_cuda_backend(CudaFlavor::gpu, activations);
+  if (name == "cuda") return make_cuda_backend(CudaFlavor::gpu, activations, batch_invariant);
   setenv("ACT_EMULATED_ASYNC", async_early ? "early" : "late", 1);
   setenv("ACT_EMULATED_SEED", std::to_string(seed).c_str(), 1);
   bytes.empty() ? unsetenv("ACT_EMULATED_BYTES") : setenv("ACT_EMULATED_BYTES", bytes.c_str(), 1);
   setenv("ACT_CUDA_EMULATED_LIBRARY", (own_folder() + (library.empty() ? "act_cuda_emulated.so" : library)).c_str(), 1);
-  return make_cuda_backend(CudaFlavor::emulated, activations);
+  return make_cuda_backend(CudaFlavor::emulated, activations, batch_invariant);
 }
 
 std::vector<Device> emulated_devices() {

@@ -11,6 +11,7 @@ struct Device {
   int seed = 0;
   std::string library = {};    // beside the test program; empty: the real one
   std::string bytes = {};      // the emulated device's memory; empty: unlimited
+  bool batch_invariant = true;
   std::unique_ptr<Backend> open(DType activations) const;
 };
 

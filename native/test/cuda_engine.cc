@@ -16,9 +16,12 @@ ModelConfig tiny_model() {
   return c;
 }
 
-EngineOptions tiny_options(const std::string& device, DType dtype) {
+std::string engine_device(const Device& device) { return device.name == "cuda" ? "cuda" : "emulated"; }
+
+EngineOptions tiny_options(const Device& device, DType dtype) {
   EngineOptions options;
-  options.device = device;
+  options.device = engine_device(device);
+  options.batch_invariant = device.batch_invariant;
   options.threads = 1;
   options.sizes.model = tiny_model();
   options.sizes.dtype = dtype;
@@ -36,8 +39,6 @@ void initialize(WaitingEngine& engine) {
     engine.engine().weights_changed(true);
   });
 }
-
-std::string engine_device(const Device& device) { return device.name == "cuda" ? "cuda" : "emulated"; }
 
 struct Outcome {
   LossReport report;
@@ -120,11 +121,11 @@ void expect_near(const std::vector<float>& got, const std::vector<float>& want, 
 /// in the last place of the largest value.
 void agrees_with_cpu(const Device& device, DType dtype, bool recompute) {
   device.open(dtype);  // sets the emulator's way
-  EngineOptions options = tiny_options("cpu", dtype);
+  EngineOptions options = tiny_options(device, dtype);
   options.sizes.recompute = recompute;
-  WaitingEngine cpu(options);
-  options.device = engine_device(device);
   WaitingEngine gpu(options);
+  options.device = "cpu";
+  WaitingEngine cpu(options);
   const Outcome want = train_and_sample(cpu), got = train_and_sample(gpu);
   const double relative = dtype == DType::f32 ? 512 * kRoundoff : 48.0 / 256;
   expect_near(got.report.logprob, want.report.logprob, relative * largest(want.report.logprob), "logprob");
@@ -149,7 +150,7 @@ void agrees_with_cpu(const Device& device, DType dtype, bool recompute) {
 /// What sampling reports is what scoring computes, bit for bit: sampler and trainer cut attention and products alike.
 void sampled_equals_scored(const Device& device, DType dtype) {
   device.open(dtype);
-  WaitingEngine engine(tiny_options(engine_device(device), dtype));
+  WaitingEngine engine(tiny_options(device, dtype));
   initialize(engine);
   GenerateRequest request;
   for (int i = 0; i < kPrompt; i++) request.prompt.push_back(i * 3 % 61);

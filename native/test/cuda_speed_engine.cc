@@ -76,6 +76,7 @@ void report(const std::string& name, double seconds, double tokens, double flops
 EngineOptions options_of(const Device& device, const Shape& s, int64_t sequences, int64_t cache, int64_t batch, bool training) {
   EngineOptions o;
   o.device = device.name == "cuda" ? "cuda" : "emulated";
+  o.batch_invariant = device.batch_invariant;
   o.sizes.model = config_of(s);
   o.sizes.dtype = DType::bf16;
   o.sizes.training = training;

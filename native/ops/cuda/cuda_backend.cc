@@ -31,15 +31,16 @@ const void* Mirror::get(Backend& backend, Device& device, const void* from, size
   return to;
 }
 
-CudaBackend::CudaBackend(std::unique_ptr<Device> device, DType activations)
-    : device_(std::move(device)), activations_(activations) {
+CudaBackend::CudaBackend(std::unique_ptr<Device> device, DType activations, bool batch_invariant)
+    : device_(std::move(device)), activations_(activations), batch_invariant_(batch_invariant) {
   require(activations == DType::f32 || activations == DType::bf16, "cuda: expected activations f32 or bf16");
 }
 
 CudaBackend::~CudaBackend() = default;
 
 std::string CudaBackend::describe() const {
-  return device_->describe() + (activations_ == DType::bf16 ? ", bf16" : ", fp32");
+  return device_->describe() + (activations_ == DType::bf16 ? ", bf16" : ", fp32") +
+         (batch_invariant_ ? ", batch-invariant" : "");
 }
 
 DType CudaBackend::activation_dtype(DType weights) const { return weights == DType::f32 ? DType::f32 : activations_; }

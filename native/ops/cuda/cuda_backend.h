@@ -50,8 +50,8 @@ class Mirror {
 
 class CudaBackend final : public Backend {
  public:
-  /// `activations`: f32, or bf16 for bf16 keys and values and, with bf16 weights, activations.
-  CudaBackend(std::unique_ptr<Device> device, DType activations);
+  /// As make_cuda_backend (loader.h).
+  CudaBackend(std::unique_ptr<Device> device, DType activations, bool batch_invariant);
   ~CudaBackend() override;
 
   std::string name() const override { return "cuda"; }
@@ -129,6 +129,7 @@ class CudaBackend final : public Backend {
 
   const std::unique_ptr<Device> device_;
   const DType activations_;
+  const bool batch_invariant_;
   Scratch left_operand_, right_operand_, partial_sums_, sums_, delta_, head_logits_, head_rows_, rope_table_, blocks_;
   Mirror ids_, groups_, positions_, frequencies_, plan_queries_, plan_tiles_, plan_slots_, plan_keys_, plan_key_tiles_, allowed_;
   int64_t rope_rows_ = 0;  // the table's
