@@ -34,13 +34,15 @@ const void* Mirror::get(Backend& backend, Device& device, const void* from, size
 CudaBackend::CudaBackend(std::unique_ptr<Device> device, DType activations, bool batch_invariant)
     : device_(std::move(device)), activations_(activations), batch_invariant_(batch_invariant) {
   require(activations == DType::f32 || activations == DType::bf16, "cuda: expected activations f32 or bf16");
+  if (!batch_invariant) cublaslt_ = CublasLt::open(device_->cublaslt_places(), no_cublaslt_);
 }
 
 CudaBackend::~CudaBackend() = default;
 
 std::string CudaBackend::describe() const {
   return device_->describe() + (activations_ == DType::bf16 ? ", bf16" : ", fp32") +
-         (batch_invariant_ ? ", batch-invariant" : "");
+         (batch_invariant_ ? ", batch-invariant"
+                           : ", products by " + (cublaslt_ ? cublaslt_->name() : "own kernels. " + no_cublaslt_));
 }
 
 DType CudaBackend::activation_dtype(DType weights) const { return weights == DType::f32 ? DType::f32 : activations_; }
@@ -262,7 +264,8 @@ size_t CudaBackend::scratch_bytes(int64_t rows, int64_t widest) const {
   const size_t column_sums = static_cast<size_t>(column_sum_pieces(INT64_MAX / 2)) * w * 4;
   const size_t indices = r * (3 * 4 + 3 * 4 + sizeof(TreeQuery) + sizeof(TreeKey) + sizeof(QueryTile) + sizeof(KeyTile));
   const size_t blocks = (static_cast<size_t>(kMaxPlanBlocks) + kTileBlocks) * sizeof(KeyBlock);
-  return operands + delta + rope + column_sums + indices + blocks + w * 4 + (kSumBlocks + 1) * sizeof(double) + 4096;
+  const size_t workspace = cublaslt_ ? CublasLt::kWorkspaceBytes : 0;
+  return workspace + operands + delta + rope + column_sums + indices + blocks + w * 4 + (kSumBlocks + 1) * sizeof(double) + 4096;
 }
 
 }  // namespace act::cuda

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "../ops.h"
+#include "cublaslt.h"
 #include "device.h"
 #include "forest_plan.h"
 
@@ -117,6 +118,8 @@ class CudaBackend final : public Backend {
   void* stream() { return device_->stream(); }
   /// The view as a product reads it: itself, or a copy in `dtype` (scaled) in one of two scratch operands.
   const void* operand(View x, DType dtype, float scale, Scratch& scratch);
+  /// `operands`: the type of g.a and g.b. By cuBLASLt where it serves the product, else by our own kernels.
+  void multiply(const Gemm& g, DType operands);
   void column_sums(View out, View a, View b, const float* factor);
   /// dst row index[i] += src row i in ascending i.
   void add_rows(View dst, View src, std::span<const int32_t> index);
@@ -130,7 +133,9 @@ class CudaBackend final : public Backend {
   const std::unique_ptr<Device> device_;
   const DType activations_;
   const bool batch_invariant_;
-  Scratch left_operand_, right_operand_, partial_sums_, sums_, delta_, head_logits_, head_rows_, rope_table_, blocks_;
+  std::unique_ptr<CublasLt> cublaslt_;  // null: products by our own kernels
+  std::string no_cublaslt_;             // why
+  Scratch workspace_, left_operand_, right_operand_, partial_sums_, sums_, delta_, head_logits_, head_rows_, rope_table_, blocks_;
   Mirror ids_, groups_, positions_, frequencies_, plan_queries_, plan_tiles_, plan_slots_, plan_keys_, plan_key_tiles_, allowed_;
   int64_t rope_rows_ = 0;  // the table's
   std::vector<int32_t> rope_positions_;

@@ -1,6 +1,7 @@
 // The GPU through the CUDA runtime, linked statically: without a driver this file loads and says so.
 #include <cuda_runtime.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <string>
@@ -106,6 +107,7 @@ class CudaDevice final : public Device {
     ACT_CHECK(cudaMemGetInfo(&free, &total));
     return free;
   }
+  LibraryPlaces cublaslt_places() const override { return cuda::cublaslt_places(std::getenv); }
 
  private:
   /// Whether `address` lies in memory of allocate_host.

@@ -1,6 +1,7 @@
 // The emulated device: host memory, kernels under emulator/. For tests of everything but the silicon.
 //   ACT_EMULATED_BYTES   how much memory the device has (default: no limit)
 //   ACT_EMULATED_ASYNC   early or late (default): when cp.async lands
+//   ACT_EMULATED_CUBLASLT  a cuBLASLt in host memory, act_emulated_cublaslt.so (default: none)
 //   ACT_EMULATED_SEED    order of warps and lanes (default 0: ascending)
 //   ACT_EMULATED_MISSING driver, newer-driver, device or newer-device: what opening the device finds missing
 #include <cstdint>
@@ -52,6 +53,10 @@ class EmulatedDevice final : public Device {
   void wait() override {}
   void* stream() override { return nullptr; }
   size_t free_bytes() const override { return limit_ == kUnbounded ? kUnbounded : limit_ - used_; }
+  LibraryPlaces cublaslt_places() const override {
+    const char* const path = std::getenv("ACT_EMULATED_CUBLASLT");
+    return {"", path && *path ? std::vector<std::string>{path} : std::vector<std::string>{}};
+  }
 
  private:
   size_t limit_ = kUnbounded, used_ = 0;

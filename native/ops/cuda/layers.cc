@@ -27,6 +27,11 @@ const void* CudaBackend::operand(View x, DType dtype, float scale, Scratch& scra
   return copy.data;
 }
 
+void CudaBackend::multiply(const Gemm& g, DType operands) {
+  if (cublaslt_ && cublaslt_->multiply(g, operands, workspace_.get(*this, CublasLt::kWorkspaceBytes), stream())) return;
+  operands == DType::bf16 ? launch_gemm_bf16(stream(), g) : launch_gemm_f32(stream(), g);
+}
+
 void CudaBackend::embed(View out, const Weight& weight, std::span<const int32_t> ids) {
   const auto& w = static_cast<const CudaWeight&>(weight);
   check(out, static_cast<int64_t>(ids.size()), w.cols, "embed: out must be [ids, w.cols]");
@@ -76,7 +81,7 @@ void CudaBackend::linear(View y, bool accumulate, View x, const Weight& weight, 
   g.b = w.values.view().data;
   g.b_transposed = true;
   g.inner = w.cols;
-  w.dtype == DType::bf16 ? launch_gemm_bf16(stream(), g) : launch_gemm_f32(stream(), g);
+  multiply(g, w.dtype);
 }
 
 void CudaBackend::linear_backward_input(View dx, bool accumulate, View dy, const Weight& weight, float scale) {
@@ -90,7 +95,7 @@ void CudaBackend::linear_backward_input(View dx, bool accumulate, View dy, const
   g.a = operand(dy, w.dtype, scale, left_operand_);
   g.b = w.values.view().data;
   g.inner = w.rows;
-  w.dtype == DType::bf16 ? launch_gemm_bf16(stream(), g) : launch_gemm_f32(stream(), g);
+  multiply(g, w.dtype);
 }
 
 void CudaBackend::linear_backward_weight(View dw, View dy, View x, DType dtype, float scale) {
@@ -105,7 +110,7 @@ void CudaBackend::linear_backward_weight(View dw, View dy, View x, DType dtype, 
   g.a_transposed = true;
   g.b = operand(x, dtype, 1, right_operand_);
   g.inner = dy.rows;
-  dtype == DType::bf16 ? launch_gemm_bf16(stream(), g) : launch_gemm_f32(stream(), g);
+  multiply(g, dtype);
 }
 
 void CudaBackend::bias_backward(View dbias, View dy) {
