@@ -3,7 +3,6 @@
 #include "../ops/cuda/cublaslt.h"
 
 #include <dlfcn.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmath>
@@ -27,8 +26,8 @@ struct Counts {
 };
 Counts counts() {
   void* const library = dlopen((own_folder() + "act_emulated_cublaslt.so").c_str(), RTLD_NOW);
-  auto* const count = library ? reinterpret_cast<void (*)(int64_t*)>(dlsym(library, "act_emulated_cublaslt_counts")) : nullptr;
-  expect(count != nullptr, "act_emulated_cublaslt.so is not beside the tests");
+  expect(library != nullptr, "act_emulated_cublaslt.so is not beside the tests");
+  auto* const count = reinterpret_cast<void (*)(int64_t*)>(dlsym(library, "act_emulated_cublaslt_counts"));
   int64_t values[3];
   count(values);
   return {values[0], values[1], values[2]};
@@ -68,13 +67,15 @@ class Matrix {
  public:
   Matrix(const Tensor& t, DType dtype, size_t offset)
       : dtype_(dtype), memory_(t.values.size() + offset + 256), first_(aligned() + offset * size_of(dtype)) {
-    for (size_t i = 0; i < t.values.size(); i++) {
-      if (dtype == DType::f32) reinterpret_cast<float*>(first_)[i] = t.values[i];
-      if (dtype == DType::bf16) reinterpret_cast<uint16_t*>(first_)[i] = float_to_bf16(t.values[i]);
-    }
+    for (size_t i = 0; i < t.values.size(); i++) set(static_cast<int64_t>(i), t.values[i]);
+  }
+  void set(int64_t i, float x) const {
+    if (dtype_ == DType::f32) reinterpret_cast<float*>(first_)[i] = x;
+    if (dtype_ == DType::bf16) reinterpret_cast<uint16_t*>(first_)[i] = float_to_bf16(x);
   }
   float at(int64_t i) const {
-    return dtype_ == DType::f32 ? reinterpret_cast<float*>(first_)[i] : bf16_to_float(reinterpret_cast<uint16_t*>(first_)[i]);
+    if (dtype_ == DType::f32) return reinterpret_cast<float*>(first_)[i];
+    return bf16_to_float(reinterpret_cast<uint16_t*>(first_)[i]);
   }
   char* data() const { return first_; }
 
@@ -101,25 +102,23 @@ void every_form(DType operands, DType result) {
   for (const Size& s : {Size{1, 1, 1, 0}, {3, 5, 7, 1}, {8, 16, 32, 0}, {13, 1, 9, 3}, {1, 33, 64, 8}, {17, 24, 41, 0}}) {
     for (int form = 0; form < 8; form++) {
       const bool a_transposed = form & 1, b_transposed = form & 2, accumulate = form & 4;
-      const std::string what = std::to_string(s.m) + "x" + std::to_string(s.n) + "x" + std::to_string(s.k) + " form " + std::to_string(form);
-      const Matrix a(random(rng, "a", s.m, s.k), operands, s.offset), b(random(rng, "b", s.k, s.n), operands, s.offset),
-          c(random(rng, "c", s.m, s.n), result, s.offset);
+      const std::string what = std::to_string(s.m) + "x" + std::to_string(s.n) + "x" + std::to_string(s.k) + " form " +
+                               std::to_string(form);
+      const Matrix a(random(rng, "a", s.m, s.k), operands, s.offset), b(random(rng, "b", s.k, s.n), operands, s.offset);
+      const Matrix c(random(rng, "c", s.m, s.n), result, s.offset);
       std::vector<double> want, magnitude;
       for (int64_t i = 0; i < s.m; i++) {
         for (int64_t j = 0; j < s.n; j++) {
           double sum = accumulate ? c.at(i * s.n + j) : 0, size = std::fabs(sum);
           for (int64_t l = 0; l < s.k; l++) {
-            const double x = static_cast<double>(a.at(a_transposed ? l * s.m + i : i * s.k + l)) * b.at(b_transposed ? j * s.k + l : l * s.n + j);
-            sum += x, size += std::fabs(x);
+            const double x = a.at(a_transposed ? l * s.m + i : i * s.k + l), y = b.at(b_transposed ? j * s.k + l : l * s.n + j);
+            sum += x * y, size += std::fabs(x * y);
           }
           want.push_back(sum), magnitude.push_back(size);
         }
       }
       // What is overwritten may be NaN.
-      const float nothing = NAN;
-      for (int64_t i = 0; i < s.m * s.n && !accumulate; i++) {
-        result == DType::f32 ? (reinterpret_cast<float*>(c.data())[i] = nothing, 0) : (reinterpret_cast<uint16_t*>(c.data())[i] = float_to_bf16(nothing));
-      }
+      for (int64_t i = 0; i < s.m * s.n && !accumulate; i++) c.set(i, NAN);
       Gemm g;
       g.c = {c.data(), s.m, s.n, result};
       g.accumulate = accumulate, g.a = a.data(), g.b = b.data();
@@ -127,9 +126,11 @@ void every_form(DType operands, DType result) {
       expect(lt->multiply(g, operands, aligned, nullptr), what + " was not served");
       for (size_t i = 0; i < want.size(); i++) {
         // k + 1 products and sums in fp32, and the rounding of the result.
-        const double bound = 2 * static_cast<double>(s.k + 2) * kRoundoff * magnitude[i] + (result == DType::bf16 ? std::fabs(want[i]) / 256 : 0);
+        const double bound = 2 * static_cast<double>(s.k + 2) * kRoundoff * magnitude[i] +
+                             (result == DType::bf16 ? std::fabs(want[i]) / 256 : 0);
         const double got = c.at(static_cast<int64_t>(i));
-        expect(std::fabs(got - want[i]) <= bound, what + "[" + std::to_string(i) + "]: got " + std::to_string(got) + ", expected " + std::to_string(want[i]));
+        expect(std::fabs(got - want[i]) <= bound, what + "[" + std::to_string(i) + "]: got " + std::to_string(got) +
+                                                      ", expected " + std::to_string(want[i]));
       }
     }
   }
@@ -155,7 +156,8 @@ void shapes_are_planned_once() {
   for (int i = 0; i < 3; i++) product(*b, small_product(5));
   product(*b, small_product(6));
   const Counts after = counts();
-  expect(after.suggestions - before.suggestions == 2, std::to_string(after.suggestions - before.suggestions) + " suggestions for two shapes");
+  const int64_t asked = after.suggestions - before.suggestions;
+  expect(asked == 2, std::to_string(asked) + " suggestions for two shapes");
   expect(after.products - before.products == 4, "not every product was cuBLASLt's");
 }
 
@@ -234,7 +236,8 @@ void what_computes_is_said() {
 
 void a_chosen_library_must_do() {
   std::string why;
-  for (const std::string& path : {own_folder() + "act_cuda_emulated.so", std::string("/nowhere/libcublasLt.so"), std::string("libno_such_cublasLt.so")}) {
+  const std::vector<std::string> paths{own_folder() + "act_cuda_emulated.so", "/nowhere/libcublasLt.so", "libno_such.so"};
+  for (const std::string& path : paths) {
     const Error error = error_of([&] { CublasLt::open({path, {}}, why); });
     expect(error.code == "DEVICE_UNAVAILABLE", "code " + error.code);
     expect_within(error.what(), path);
@@ -246,7 +249,8 @@ void a_chosen_library_must_do() {
 void the_next_place_is_tried() {
   unsetenv("ACT_EMULATED_CUBLASLT_FAULT");
   std::string why;
-  const auto lt = CublasLt::open({"", {"libno_such_cublasLt.so", own_folder() + "act_cuda_emulated.so", own_folder() + "act_emulated_cublaslt.so"}}, why);
+  const std::string other = own_folder() + "act_cuda_emulated.so", right = own_folder() + "act_emulated_cublaslt.so";
+  const auto lt = CublasLt::open({"", {"libno_such.so", other, right}}, why);
   expect(lt != nullptr && why.empty(), "nothing was opened: " + why);
 }
 
@@ -260,8 +264,11 @@ void places_are_searched_in_order() {
     return root + path;
   };
   const std::vector<std::string> files{
-      put("/cuda/lib64/libcublasLt.so.12"), put("/env/lib/python3.11/site-packages/nvidia/cu13/lib/libcublasLt.so.13"),
-      put("/env/lib/python3.11/site-packages/nvidia/cublas/lib/libcublasLt.so.12"), put("/conda/lib/libcublasLt.so.13")};
+      put("/cuda/lib64/libcublasLt.so.12"),
+      put("/env/lib/python3.11/site-packages/nvidia/cu13/lib/libcublasLt.so.13"),
+      put("/env/lib/python3.11/site-packages/nvidia/cublas/lib/libcublasLt.so.12"),
+      put("/conda/lib/libcublasLt.so.13"),
+  };
   const auto places = cuda::cublaslt_places([&](const char* name) -> const char* {
     static std::string value;
     const std::string wanted = name;
@@ -275,10 +282,13 @@ void places_are_searched_in_order() {
   for (const std::string& path : places.usual) {
     if (path.starts_with(root)) ours.push_back(path);
   }
-  expect(places.chosen.empty() && places.usual.size() >= 6 && places.usual[0] == "libcublasLt.so.13" && places.usual[1] == "libcublasLt.so.12",
+  expect(places.chosen.empty() && places.usual.size() >= 6, "a place is missing");
+  expect( places.usual[0] == "libcublasLt.so.13" && places.usual[1] == "libcublasLt.so.12",
          "the dynamic linker's own names must come first");
-  expect(ours == std::vector{files[0], files[2], files[1], files[3]}, "other files, or another order");
-  const auto chosen = cuda::cublaslt_places([](const char* name) { return std::string(name) == "ACT_CUBLASLT_LIBRARY" ? "/mine.so" : nullptr; });
+  expect(ours == files, "other files, or another order");
+  const auto chosen = cuda::cublaslt_places([](const char* name) {
+    return std::string(name) == "ACT_CUBLASLT_LIBRARY" ? "/mine.so" : nullptr;
+  });
   expect(chosen.chosen == "/mine.so" && chosen.usual.empty(), "ACT_CUBLASLT_LIBRARY must be the only place");
 }
 
@@ -291,7 +301,7 @@ void the_real_one_takes_our_descriptors() {
     if (!library) library = cuda::load_cublaslt(path, why);
   }
   if (!library) {
-    std::printf("left out: NVIDIA's cuBLASLt is not on this machine (VIRTUAL_ENV may name a Python environment with nvidia-cublas)\n");
+    std::printf("left out: NVIDIA's cuBLASLt is not on this machine (an active Python environment may hold nvidia-cublas)\n");
     return;
   }
   namespace lt = cuda::lt;
@@ -325,7 +335,8 @@ void the_real_one_takes_our_descriptors() {
   const lt::Algorithm nothing{};
   uint32_t reduction = 9;
   size_t written = 0;
-  ok(f.cublasLtMatmulAlgoConfigGetAttribute(&nothing, lt::kAlgorithmReductionScheme, &reduction, sizeof reduction, &written), "reading an algorithm");
+  ok(f.cublasLtMatmulAlgoConfigGetAttribute(&nothing, lt::kAlgorithmReductionScheme, &reduction, sizeof reduction, &written),
+     "reading an algorithm");
   expect(written == sizeof reduction && reduction == 0, "an algorithm without parts has a reduction scheme");
   std::printf("tried with %s\n", library->name.c_str());
 }
@@ -348,7 +359,8 @@ void cublaslt_checks(std::vector<Check>& checks) {
   checks.push_back({"cublaslt, places are searched in order", places_are_searched_in_order});
   checks.push_back({"cublaslt, the real one takes our descriptors", the_real_one_takes_our_descriptors});
   checks.push_back({"cublaslt, our declarations are those of cublasLt.h", [] {
-                      if (!cublaslt_header_compared()) std::printf("left out: cublasLt.h was not there when the tests were built\n");
+                      if (cublaslt_header_compared()) return;
+                      std::printf("left out: cublasLt.h was not there when the tests were built\n");
                     }});
 }
 

@@ -354,9 +354,12 @@ void large_models_fit() {
 void cublaslt_engine_checks(std::vector<Check>& checks, const Device& device) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
     const std::string type = dtype == DType::f32 ? " fp32 " : " bf16 ";
-    checks.push_back({"engine with cublaslt agrees with the CPU" + type + device.name, [=] { agrees_with_cpu(device, dtype, false); }});
+    const auto add = [&](const std::string& name, std::function<void()> run) {
+      checks.push_back({"engine with cublaslt" + name + type + device.name, std::move(run)});
+    };
+    add(" agrees with the CPU", [=] { agrees_with_cpu(device, dtype, false); });
     if (device.name == "cuda") continue;  // there, whether the bits differ is not ours to say
-    checks.push_back({"engine with cublaslt, sampled log-probs are near scored ones" + type + device.name, [=] { sampled_is_near_scored(device, dtype); }});
+    add(", sampled log-probs are near scored ones", [=] { sampled_is_near_scored(device, dtype); });
   }
 }
 

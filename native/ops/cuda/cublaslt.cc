@@ -80,9 +80,10 @@ void CublasLt::choose_algorithm(Plan& plan, const Shape& s) {
   prefer(lt::kMinAlignmentD, s.c_alignment);
   lt::Heuristic found[kMaxSuggestions] = {};
   int count = 0;
-  const lt::Status status = f.cublasLtMatmulAlgoGetHeuristic(handle_, plan.description.get(), plan.first.get(), plan.second.get(),
-                                                             plan.result.get(), plan.result.get(), made, kMaxSuggestions,
-                                                             found, &count);
+  lt::Layout result = plan.result.get();
+  const lt::Status status =
+      f.cublasLtMatmulAlgoGetHeuristic(handle_, plan.description.get(), plan.first.get(), plan.second.get(), result, result,
+                                       made, kMaxSuggestions, found, &count);
   if (status == lt::kNotSupported) return;  // no algorithm within these rules
   check(status, "cublasLtMatmulAlgoGetHeuristic", s, __LINE__);
   for (const lt::Heuristic& h : std::span(found, static_cast<size_t>(count))) {

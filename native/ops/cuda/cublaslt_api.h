@@ -32,7 +32,7 @@ enum PreferenceAttribute : int32_t {
   kMinAlignmentD = 8,
 };
 /// How the parts of a product whose inner dimension is split are added. 0: it is not split.
-enum ReductionScheme : uint32_t { kReduceInPlace = 1, kReduceComputeType = 2, kReduceOutputType = 4 };
+enum ReductionScheme : uint32_t { kReduceInPlace = 1, kReduceComputeType = 2 };
 enum AlgorithmAttribute : int32_t { kAlgorithmReductionScheme = 3 };  // uint32_t
 
 using Handle = struct Context*;

@@ -1,11 +1,11 @@
 // cuBLASLt in host memory, as far as it is used here (cublaslt_api.h): the shared object act_emulated_cublaslt.so, which
 // the emulated device takes for cuBLASLt where ACT_EMULATED_CUBLASLT names it.
 //
-// It is strict where NVIDIA's documentation is: descriptors, attributes with their sizes, layouts, types that go together,
-// algorithms that belong to the product, alignment and workspace they were chosen for. Products of more than 8 columns are
-// split and added in two parts, so that, as with the real one, another number of rows is another order of additions.
-//   ACT_EMULATED_CUBLASLT_FAULT   create, old, heuristic, no-algorithm, in-place (suggests an algorithm that adds in place
-//                                 first, though told not to), execution, memory, refused
+// It is strict where NVIDIA's documentation is: descriptors, attributes with their sizes, layouts, types that go
+// together, algorithms that belong to the product, alignment and workspace they were chosen for. Products of more than 8
+// columns are split and added in two parts, so that, as with the real one, another number of rows is another order.
+//   ACT_EMULATED_CUBLASLT_FAULT   create, old, heuristic, no-algorithm, in-place (suggests an algorithm that adds in
+//                                 place first, though told not to), execution, memory, refused
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
@@ -25,6 +25,7 @@ namespace act::cuda::lt {
 struct Context {};
 struct MatmulDescription {
   std::map<int32_t, int32_t> operations{{kTransposeA, kNormal}, {kTransposeB, kNormal}};
+  bool transposes(int32_t which) const { return operations.at(which) == kTransposed; }
 };
 struct MatrixLayout {
   DataType type;
@@ -34,7 +35,8 @@ struct MatrixLayout {
 struct MatmulPreference {
   uint64_t workspace = 0;
   uint32_t reductions = 7;
-  std::map<int32_t, uint32_t> alignment{{kMinAlignmentA, 256}, {kMinAlignmentB, 256}, {kMinAlignmentC, 256}, {kMinAlignmentD, 256}};
+  std::map<int32_t, uint32_t> alignment{
+      {kMinAlignmentA, 256}, {kMinAlignmentB, 256}, {kMinAlignmentC, 256}, {kMinAlignmentD, 256}};
 };
 
 namespace {
@@ -98,12 +100,12 @@ struct Product {
 };
 
 /// Status and sizes of D = op(A) op(B) + C by the rules for layouts and types.
-Status product_of(Product& p, const MatmulDescription& d, const MatrixLayout& a, const MatrixLayout& b, const MatrixLayout& c,
-                  const MatrixLayout& to) {
+Status product_of(Product& p, const MatmulDescription& d, const MatrixLayout& a, const MatrixLayout& b,
+                  const MatrixLayout& c, const MatrixLayout& to) {
   for (const MatrixLayout& x : {a, b, c, to}) {
     if (x.rows == 0 || x.cols == 0 || x.leading < static_cast<int64_t>(x.rows)) return kInvalidValue;
   }
-  const bool a_transposed = d.operations.at(kTransposeA) == kTransposed, b_transposed = d.operations.at(kTransposeB) == kTransposed;
+  const bool a_transposed = d.transposes(kTransposeA), b_transposed = d.transposes(kTransposeB);
   p = {a_transposed ? a.cols : a.rows, b_transposed ? b.rows : b.cols, a_transposed ? a.rows : a.cols};
   if ((b_transposed ? b.cols : b.rows) != p.k) return kInvalidValue;
   for (const MatrixLayout& x : {c, to}) {
@@ -118,12 +120,15 @@ uint64_t hash_of(const MatmulDescription& d, const MatrixLayout& a, const Matrix
   uint64_t hash = 1469598103934665603ull;
   const auto add = [&](uint64_t x) { hash = (hash ^ x) * 1099511628211ull; };
   for (const auto& [attribute, operation] : d.operations) add(static_cast<uint64_t>(operation));
-  for (const MatrixLayout& x : {a, b, to}) add(static_cast<uint64_t>(x.type)), add(x.rows), add(x.cols), add(static_cast<uint64_t>(x.leading));
+  for (const MatrixLayout& x : {a, b, to}) {
+    for (const uint64_t number : {static_cast<uint64_t>(x.type), x.rows, x.cols, static_cast<uint64_t>(x.leading)}) add(number);
+  }
   return hash;
 }
 
 float load(const void* from, DataType type, uint64_t index) {
-  return type == kFloat32 ? static_cast<const float*>(from)[index] : bf16_to_float(static_cast<const uint16_t*>(from)[index]);
+  if (type == kFloat32) return static_cast<const float*>(from)[index];
+  return bf16_to_float(static_cast<const uint16_t*>(from)[index]);
 }
 void store(void* to, DataType type, uint64_t index, float value) {
   if (type == kFloat32) {
@@ -167,7 +172,8 @@ EXPORTED Status cublasLtMatmulDescCreate(Description* d, ComputeType compute, Da
   return compute == kCompute32F && scale == kFloat32 ? make(d) : kInvalidValue;
 }
 EXPORTED Status cublasLtMatmulDescDestroy(Description d) { return destroy(d); }
-EXPORTED Status cublasLtMatmulDescSetAttribute(Description d, DescriptionAttribute attribute, const void* value, size_t bytes) {
+EXPORTED Status cublasLtMatmulDescSetAttribute(Description d, DescriptionAttribute attribute, const void* value,
+                                               size_t bytes) {
   if (!known({d}) || !value || !d->operations.contains(attribute) || bytes != sizeof(int32_t)) return kInvalidValue;
   int32_t operation = 0;
   std::memcpy(&operation, value, sizeof operation);
@@ -181,8 +187,10 @@ EXPORTED Status cublasLtMatrixLayoutCreate(Layout* layout, DataType type, uint64
 EXPORTED Status cublasLtMatrixLayoutDestroy(Layout layout) { return destroy(layout); }
 EXPORTED Status cublasLtMatmulPreferenceCreate(Preference* preference) { return make(preference); }
 EXPORTED Status cublasLtMatmulPreferenceDestroy(Preference preference) { return destroy(preference); }
-EXPORTED Status cublasLtMatmulPreferenceSetAttribute(Preference p, PreferenceAttribute attribute, const void* value, size_t bytes) {
-  if (!known({p}) || !value || bytes != (attribute == kMaxWorkspaceBytes ? sizeof(uint64_t) : sizeof(uint32_t))) return kInvalidValue;
+EXPORTED Status cublasLtMatmulPreferenceSetAttribute(Preference p, PreferenceAttribute attribute, const void* value,
+                                                     size_t bytes) {
+  const size_t expected = attribute == kMaxWorkspaceBytes ? sizeof(uint64_t) : sizeof(uint32_t);
+  if (!known({p}) || !value || bytes != expected) return kInvalidValue;
   if (attribute == kMaxWorkspaceBytes) {
     std::memcpy(&p->workspace, value, bytes);
   } else if (attribute == kReductionSchemeMask) {
@@ -195,8 +203,8 @@ EXPORTED Status cublasLtMatmulPreferenceSetAttribute(Preference p, PreferenceAtt
   return kSuccess;
 }
 
-EXPORTED Status cublasLtMatmulAlgoGetHeuristic(Handle handle, Description d, Layout a, Layout b, Layout c, Layout to, Preference preference,
-                                               int wanted, Heuristic* found, int* count) {
+EXPORTED Status cublasLtMatmulAlgoGetHeuristic(Handle handle, Description d, Layout a, Layout b, Layout c, Layout to,
+                                               Preference preference, int wanted, Heuristic* found, int* count) {
   suggestions++;
   if (fault() == "heuristic") return kInternalError;
   if (fault() == "no-algorithm") return kNotSupported;
@@ -206,7 +214,8 @@ EXPORTED Status cublasLtMatmulAlgoGetHeuristic(Handle handle, Description d, Lay
   const auto& alignment = preference->alignment;
   const bool split = p.n > 8 && preference->reductions & kReduceComputeType;
   const Choice choice{split ? uint32_t{kReduceComputeType} : 0, split ? 2u : 1u,
-                      {alignment.at(kMinAlignmentA), alignment.at(kMinAlignmentB), alignment.at(kMinAlignmentC), alignment.at(kMinAlignmentD)},
+                      {alignment.at(kMinAlignmentA), alignment.at(kMinAlignmentB), alignment.at(kMinAlignmentC),
+                       alignment.at(kMinAlignmentD)},
                       split ? p.m * p.n * 4 : 0, hash_of(*d, *a, *b, *to)};
   *count = 0;
   const auto suggest = [&](const Choice& one, Status state) {
@@ -224,18 +233,19 @@ EXPORTED Status cublasLtMatmulAlgoGetHeuristic(Handle handle, Description d, Lay
   return kSuccess;
 }
 
-EXPORTED Status cublasLtMatmulAlgoConfigGetAttribute(const Algorithm* algorithm, AlgorithmAttribute attribute, void* value, size_t bytes,
-                                                     size_t* written) {
-  if (!algorithm || !value || !written || attribute != kAlgorithmReductionScheme || bytes != sizeof(uint32_t)) return kInvalidValue;
+EXPORTED Status cublasLtMatmulAlgoConfigGetAttribute(const Algorithm* algorithm, AlgorithmAttribute attribute,
+                                                     void* value, size_t bytes, size_t* written) {
+  if (!algorithm || !value || !written || bytes != sizeof(uint32_t)) return kInvalidValue;
+  if (attribute != kAlgorithmReductionScheme) return kInvalidValue;
   const uint32_t reduction = unpack(*algorithm).reduction;
   std::memcpy(value, &reduction, bytes);
   *written = bytes;
   return kSuccess;
 }
 
-EXPORTED Status cublasLtMatmul(Handle handle, Description d, const void* alpha, const void* a, Layout la, const void* b, Layout lb,
-                               const void* beta, const void* c, Layout lc, void* to, Layout lto, const Algorithm* algorithm,
-                               void* workspace, size_t workspace_bytes, void*) {
+EXPORTED Status cublasLtMatmul(Handle handle, Description d, const void* alpha, const void* a, Layout la, const void* b,
+                               Layout lb, const void* beta, const void* c, Layout lc, void* to, Layout lto,
+                               const Algorithm* algorithm, void* workspace, size_t workspace_bytes, void*) {
   if (fault() == "execution") return kExecutionFailed;
   if (fault() == "memory") return kAllocFailed;
   if (fault() == "refused") return kInvalidValue;
@@ -253,10 +263,10 @@ EXPORTED Status cublasLtMatmul(Handle handle, Description d, const void* alpha, 
   if (choice.workspace > workspace_bytes || (choice.workspace && !aligned(workspace, 256))) return kInvalidValue;
   products++;
   const float scale = *static_cast<const float*>(alpha), keep = *static_cast<const float*>(beta);
-  const bool a_transposed = d->operations.at(kTransposeA) == kTransposed, b_transposed = d->operations.at(kTransposeB) == kTransposed;
-  const auto lda = static_cast<uint64_t>(la->leading), ldb = static_cast<uint64_t>(lb->leading), ldc = static_cast<uint64_t>(lc->leading),
-             ldd = static_cast<uint64_t>(lto->leading);
-  // Parts one after the other, each over its share of the inner indices; the second is added to the first's workspace.
+  const bool a_transposed = d->transposes(kTransposeA), b_transposed = d->transposes(kTransposeB);
+  const auto lda = static_cast<uint64_t>(la->leading), ldb = static_cast<uint64_t>(lb->leading);
+  const auto ldc = static_cast<uint64_t>(lc->leading), ldd = static_cast<uint64_t>(lto->leading);
+  // Parts one after the other, each over its share of the inner indices, from zero.
   std::vector<float> sums(p.m * p.n, 0.0f);
   for (uint32_t part = 0; part < choice.parts; part++) {
     const uint64_t first = p.k * part / choice.parts, end = p.k * (part + 1) / choice.parts;
@@ -264,7 +274,8 @@ EXPORTED Status cublasLtMatmul(Handle handle, Description d, const void* alpha, 
       for (uint64_t i = 0; i < p.m; i++) {
         float sum = 0;
         for (uint64_t l = first; l < end; l++) {
-          sum += load(a, la->type, a_transposed ? l + i * lda : i + l * lda) * load(b, lb->type, b_transposed ? j + l * ldb : l + j * ldb);
+          const float x = load(a, la->type, a_transposed ? l + i * lda : i + l * lda);
+          sum += x * load(b, lb->type, b_transposed ? j + l * ldb : l + j * ldb);
         }
         sums[i + j * p.m] += sum;
       }
