@@ -4,9 +4,10 @@
  *
  * Everything that needs a GPU, in one command and without a network; a CUDA toolkit, CMake, a C++ compiler and Node are
  * enough. Builds the CUDA backend and its tests for the card at hand, runs every operation's and every engine test on it,
- * times operations and whole steps, and writes a table and bench/results/gpu-DATE.json. Where node_modules is there, also
- * a short demo through the command line; where a Python with torch for CUDA is (ACT_BENCH_PYTHON, python3), the peers of
- * bench/peers/gpu_peer.py on the same card in the same run. What is left out is said.
+ * times operations and whole steps - by cuBLASLt, where that is found, and by our own kernels - and writes a table and
+ * bench/results/gpu-DATE.json. Where node_modules is there, also a short demo through the command line; where a Python
+ * with torch for CUDA is (ACT_BENCH_PYTHON, python3), the peers of bench/peers/gpu_peer.py on the same card in the same
+ * run. What is left out is said.
  *
  * Exit status 0: all passed; 1: something failed; 3: no GPU, nothing was built.
  * `--rehearse` goes through the same motions on the emulated device with a toy (for the tests; its times mean nothing).
@@ -96,8 +97,8 @@ step("configure", "cmake", [
   ...(architecture ? [`-DACT_CUDA_ARCHITECTURES=${architecture}`] : []),
 ]);
 step("build", "cmake", [
-  ...["--build", build, "--parallel", String(os.cpus().length), "--target"],
-  ...[rehearse ? "act_cuda_emulated" : "act_cuda", "act_cuda_test"],
+  ...["--build", build, "--parallel", String(os.cpus().length), "--target", "act_cuda_test"],
+  ...(rehearse ? ["act_cuda_emulated", "act_emulated_cublaslt"] : ["act_cuda"]),
 ]);
 const program = join(build, "Release", "act_cuda_test");
 step("tests on the device", program, ["--device", device, ...(rehearse ? ["ties go to the lower id"] : [])]);
@@ -123,7 +124,7 @@ else {
 
 const started = Date.now();
 console.log("== timings");
-const timings = jsonLines(program, rehearse ? ["--device", "emulated", "--small"] : ["--speed"]);
+const timings = jsonLines(program, ["--device", device, rehearse ? "--small" : "--speed"]);
 if (timings === undefined || timings.length === 0) {
   console.error("the timings failed");
   process.exit(1);
@@ -133,19 +134,23 @@ const described = timings.find((row) => row.device !== undefined)?.device ?? "em
 const rows = timings.filter((row) => row.name !== undefined);
 
 const python = process.env.ACT_BENCH_PYTHON ?? "python3";
-const hasTorch =
-  !rehearse &&
-  spawnSync(python, ["-c", "import torch; assert torch.cuda.is_available()"], { stdio: "ignore" }).status === 0;
-if (!hasTorch) leftOut.push(`peers: ${rehearse ? "a rehearsal" : `${python} has no torch with CUDA`}`);
-const peerRows = hasTorch ? jsonLines(python, [join(root, "bench", "peers", "gpu_peer.py")]) : [];
+const needed = rehearse ? "import torch" : "import torch; assert torch.cuda.is_available()";
+const hasTorch = spawnSync(python, ["-c", needed], { stdio: "ignore" }).status === 0;
+if (!hasTorch) leftOut.push(`peers: ${python} has no torch${rehearse ? "" : " with CUDA"}`);
+const peer = [join(root, "bench", "peers", "gpu_peer.py"), ...(rehearse ? ["--small"] : [])];
+const peerRows = hasTorch ? jsonLines(python, peer) : [];
 if (peerRows === undefined) leftOut.push("peers: gpu_peer.py failed, see above");
 const peers = new Map((peerRows ?? []).map((row) => [row.name, row]));
 
-// The card's own rate: our best product of 4,096 rows, or torch's where it is higher.
-const rates = rows
-  .filter((row) => /^linear.*M=4096$/u.test(row.name))
-  .flatMap((row) => [row.flops / row.seconds, row.flops / (peers.get(row.name)?.seconds ?? Number.POSITIVE_INFINITY)]);
-const rate = Math.max(...rates);
+// The card's own rate: the fastest product of 4,096 rows that anyone got out of it, cuBLASLt, our kernels or torch.
+const products = rows.filter((row) => (rehearse ? /^linear.*M=64/u : /^linear.*M=4096/u).test(row.name));
+const rates = products
+  .flatMap(({ name, flops, seconds }) => [
+    { name, flopsPerSecond: flops / seconds },
+    { name: `${name}, PyTorch`, flopsPerSecond: flops / (peers.get(name)?.seconds ?? Number.POSITIVE_INFINITY) },
+  ])
+  .sort((a, b) => b.flopsPerSecond - a.flopsPerSecond);
+const rate = rates[0];
 const round = (value, digits) => (Number.isFinite(value) && value > 0 ? Number(value.toFixed(digits)) : "");
 console.table(
   rows.map((row) => ({
@@ -153,11 +158,20 @@ console.table(
     ms: round(row.seconds * 1e3, 3),
     "tokens/s": round(row.tokens_per_s, 0),
     "TFLOP/s": round(row.tflops, 1),
-    "of the product rate": row.tokens > 0 && rates.length > 0 ? round(row.flops / row.seconds / rate, 3) : "",
+    "of the product rate": row.tokens > 0 && rate ? round(row.flops / row.seconds / rate.flopsPerSecond, 3) : "",
     "GB/s": round(row.gbytes_per_s, 0),
     "PyTorch's time / ours": round((peers.get(row.name)?.seconds ?? Number.NaN) / row.seconds, 2),
   })),
 );
+if (rate) console.log(`product rate: ${(rate.flopsPerSecond * 1e-12).toPrecision(4)} TFLOP/s (${rate.name})`);
+/** Time of our own work in the batch-invariant mode against the same work in the default one, by name. */
+const invariant = Object.fromEntries(
+  rows.flatMap(({ name, seconds }) => {
+    const other = rows.find((row) => [`${name}, batch-invariant`, `${name}, own kernels`].includes(row.name));
+    return other ? [[name, other.seconds / seconds]] : [];
+  }),
+);
+if (Object.keys(invariant).length === 0) leftOut.push("both modes: cuBLASLt was not found, see the device");
 const flat = rows.find((row) => row.name.startsWith("group step") && row.name.endsWith(", flattened"))?.seconds;
 const tree = rows.find((row) => row.name.startsWith("group step") && !row.name.endsWith(", flattened"))?.seconds;
 if (flat !== undefined && tree !== undefined) console.log(`group step, flattened / tree: ${(flat / tree).toFixed(2)}`);
@@ -173,6 +187,8 @@ const results = {
   node: process.version,
   seconds,
   leftOut,
+  productRate: rate,
+  invariantRatio: invariant,
   groupStepRatio: flat !== undefined && tree !== undefined ? flat / tree : undefined,
   work: rows.map((row) => ({ ...row, peer: peers.get(row.name) })),
 };

@@ -193,6 +193,7 @@ EngineOptions engine_options(const Napi::Value& value) {
   options.device = text(member(from, "device"), "device");
   options.instruction_set = text(member(from, "instructionSet"), "instructionSet");
   options.threads = integer<int>(member(from, "threads"), "threads", 1, 1024);
+  options.batch_invariant = boolean(member(from, "batchInvariant"), "batchInvariant");
   if (const Napi::Value bytes = member(from, "tokenBytes"); !bytes.IsNull()) {
     options.token_bytes = token_bytes(object(bytes, "tokenBytes"), sizes.model.vocab_size);
   }

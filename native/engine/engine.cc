@@ -45,7 +45,8 @@ std::unique_ptr<Backend> make_backend(const EngineOptions& options) {
   if (options.device == "cpu") return make_cpu_backend(options.threads, isa_of(options.instruction_set));
   if (options.device == "cuda" || options.device == "emulated") {
     const CudaFlavor flavor = options.device == "cuda" ? CudaFlavor::gpu : CudaFlavor::emulated;
-    return make_cuda_backend(flavor, options.sizes.dtype == DType::f32 ? DType::f32 : DType::bf16);
+    return make_cuda_backend(flavor, options.sizes.dtype == DType::f32 ? DType::f32 : DType::bf16,
+                             options.batch_invariant);
   }
   throw Error("BAD_ARGUMENT", "Expected cpu, cuda or reference for `device`, got \"" + options.device + "\".");
 }

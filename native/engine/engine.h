@@ -29,6 +29,7 @@ struct EngineOptions {
   std::string device = "cpu";            // cpu, cuda, reference; emulated (a GPU in host memory, for tests)
   std::string instruction_set = "auto";  // auto, portable, avx2, avx512, avx512bf16
   int threads = 1;
+  bool batch_invariant = false;          // on cuda and emulated; the others always are
   std::optional<TokenBytes> token_bytes;
 };
 

@@ -23,7 +23,9 @@
 //   * gradients of parameters are ONE chain over token rows in ascending order (bf16: ascending pairs), from the present
 //     value on, in both dtypes: that makes them independent of the split into micro-batches. Where links are sums of 32
 //     rows, a link never holds rows of two runs (`Backend::row_runs`, `LossRows::runs`).
-// The reference backend keeps double accumulators instead and is compared within derived tolerances.
+// The reference backend keeps double accumulators instead and is compared within derived tolerances. The CUDA backend in
+// its default mode takes matrix products from a library (cuda/cublaslt.h): rounding as here, but in an order of additions
+// that may be another for another number of rows. Its batch-invariant mode keeps the order of products, too.
 #pragma once
 #include <cstddef>
 #include <cstdint>

@@ -11,13 +11,6 @@
 namespace act::test {
 namespace {
 
-std::string own_folder() {
-  char path[4096];
-  const ssize_t length = readlink("/proc/self/exe", path, sizeof path);
-  const std::string text(path, length > 0 ? static_cast<size_t>(length) : 0);
-  return text.substr(0, text.rfind('/') + 1);
-}
-
 }  // namespace
 
 Buffer on_device(Backend& b, const Tensor& t, DType dtype) {
@@ -237,6 +230,15 @@ void optimizer_state_in_host_memory(Backend& b) {
 
 }  // namespace
 
+bool by_cublaslt(const Backend& backend) { return backend.describe().find("products by cuBLASLt") != std::string::npos; }
+
+std::string own_folder() {
+  char path[4096];
+  const ssize_t length = readlink("/proc/self/exe", path, sizeof path);
+  const std::string text(path, length > 0 ? static_cast<size_t>(length) : 0);
+  return text.substr(0, text.rfind('/') + 1);
+}
+
 std::unique_ptr<Backend> Device::open(DType activations) const {
   const auto set = [](const char* variable, const std::string& value) {
     value.empty() ? unsetenv(variable) : setenv(variable, value.c_str(), 1);
@@ -244,12 +246,14 @@ std::unique_ptr<Backend> Device::open(DType activations) const {
   set("ACT_CUDA_PARTITION", partition);
   set("ACT_CUDA_PLACES", places);
   set("ACT_CUDA_GRAPHS", graphs ? "" : "0");
-  if (name == "cuda") return make_cuda_backend(CudaFlavor::gpu, activations);
+  if (name == "cuda") return make_cuda_backend(CudaFlavor::gpu, activations, batch_invariant);
   setenv("ACT_EMULATED_ASYNC", async_early ? "early" : "late", 1);
   setenv("ACT_EMULATED_SEED", std::to_string(seed).c_str(), 1);
   set("ACT_EMULATED_BYTES", bytes);
+  set("ACT_EMULATED_CUBLASLT", cublaslt.empty() ? "" : own_folder() + cublaslt);
+  set("ACT_EMULATED_CUBLASLT_FAULT", cublaslt_fault);
   setenv("ACT_CUDA_EMULATED_LIBRARY", (own_folder() + (library.empty() ? "act_cuda_emulated.so" : library)).c_str(), 1);
-  return make_cuda_backend(CudaFlavor::emulated, activations);
+  return make_cuda_backend(CudaFlavor::emulated, activations, batch_invariant);
 }
 
 std::vector<Device> emulated_devices() {

@@ -1,9 +1,9 @@
 // act_cuda_test [--device emulated|cuda] [--jobs N] [--slow SECONDS] [NAME]
 //     tests of the CUDA backend, those whose name contains NAME, in N processes; names those that take longer
-// act_cuda_test --speed
+// act_cuda_test --device cuda --speed
 //     times single operations on the GPU, then whole steps (cuda_speed.cc, cuda_speed_engine.cc)
 // act_cuda_test --device emulated --small
-//     runs the whole steps with a toy
+//     the same with a toy, to try the program; its times mean nothing
 //
 // Every case of native/test/cases against the reference backend: fp32 within the case's own bounds, and bf16 activations
 // within bounds derived from them. On the emulated device four ways: cp.async landing early and late, two orders of warps
@@ -127,6 +127,11 @@ std::vector<Check> all_checks(const Cases& cases, const std::string& device_name
   const bool emulated = device_name == "emulated";
   const std::vector<Device> devices = emulated ? emulated_devices() : std::vector<Device>{{.name = "cuda"}};
   devices.front().open(DType::f32);  // throws where there is none
+  Device fast = devices.front();
+  fast.batch_invariant = false;
+  const auto opened = fast.open(DType::f32);
+  const bool has_cublaslt = by_cublaslt(*opened);
+  if (!has_cublaslt) std::printf("left out: products by cuBLASLt: %s\n", opened->describe().c_str());
   std::vector<Check> checks;
   for (const Device& device : devices) {
     for (const auto& owned : cases) {
@@ -134,10 +139,16 @@ std::vector<Check> all_checks(const Cases& cases, const std::string& device_name
       for (const bool bf16 : {false, true}) {
         const std::string name = std::string(bf16 ? "bf16 " : "fp32 ") + c->name;
         checks.push_back({name + " " + device.name, [=] { check_case(*c, device, bf16); }});
-        if (!c->name.starts_with("attention")) continue;
-        Device cut = device;
-        cut.partition = "32";
-        checks.push_back({name + ", partitions of 32 " + device.name, [=] { check_case(*c, cut, bf16); }});
+        if (c->name.starts_with("attention")) {
+          Device cut = device;
+          cut.partition = "32";
+          checks.push_back({name + ", partitions of 32 " + device.name, [=] { check_case(*c, cut, bf16); }});
+        }
+        if (has_cublaslt && (c->name.starts_with("linear") || c->name.starts_with("head"))) {
+          Device by_cublaslt = device;
+          by_cublaslt.batch_invariant = false;
+          checks.push_back({name + " " + device.name + " by cublaslt", [=] { check_case(*c, by_cublaslt, bf16); }});
+        }
       }
     }
     cuda_checks(checks, device);
@@ -146,7 +157,9 @@ std::vector<Check> all_checks(const Cases& cases, const std::string& device_name
   }
   graph_checks(checks, devices.front());
   plan_checks(checks);
+  if (has_cublaslt) cublaslt_engine_checks(checks, fast);
   if (!emulated) return checks;
+  cublaslt_checks(checks);
   memory_limit_checks(checks);
   for (const auto& [fault, where] : {std::pair{"MISSING_BARRIER", "linear bf16"}, {"OFF_BY_ONE", "attention"}}) {
     checks.push_back({std::string("seeded fault ") + fault, [&cases, fault, where] {
@@ -243,8 +256,8 @@ int main(int argc, char** argv) {
     return 2;
   }
   try {
-    if (small) return act::test::run_engine_speed(device == "cuda" ? act::test::Device{.name = "cuda"} : act::test::emulated_devices().front(), true);
-    if (speed) return act::test::run_speed({.name = "cuda"}) + act::test::run_engine_speed({.name = "cuda"}, false);
+    const act::test::Device one = device == "cuda" ? act::test::Device{.name = "cuda"} : act::test::emulated_devices().front();
+    if (small || speed) return act::test::run_speed(one, small) + act::test::run_engine_speed(one, small);
     return act::test::run(device, filter, device == "cuda" ? 1 : jobs, slow);
   } catch (const act::Error& error) {  // no device: said once, not by every test
     std::fprintf(stderr, "%s: %s\n", error.code.c_str(), error.what());

@@ -1,5 +1,5 @@
 // act_cuda_test --speed: single operations at the Qwen3 shapes, bf16, random data, with the bytes and floating-point
-// operations that bound each. One JSON line an operation.
+// operations that bound each. One JSON line an operation; products by cuBLASLt and by our own kernels, where both are there.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -61,18 +61,23 @@ class Bench {
   Rng rng_{1};
 };
 
-void products(Bench& bench) {
+/// `small`: a toy's products. `by` follows the name.
+void products(Bench& bench, bool small, const std::string& by) {
   Backend& b = bench.b_;
   const auto run = [&](const std::string& name, int64_t m, int64_t n, int64_t k) {
     const auto w = bench.weight(n, k);
     const Buffer x = bench.fresh(m, k), y = bench.fresh(m, n), dw(b, n, k, DType::f32);
     const double flops = 2.0 * static_cast<double>(m * n * k), bytes = 2.0 * static_cast<double>(n * k + m * k + m * n);
-    bench.report({"linear " + name, flops, bytes, [&] { b.linear(y.view(), false, x.view(), *w, {}); }});
-    if (m < 1024) return;
-    bench.report({"linear_backward_input " + name, flops, bytes, [&] { b.linear_backward_input(x.view(), false, y.view(), *w); }});
-    bench.report({"linear_backward_weight " + name, flops, bytes + 6.0 * static_cast<double>(n * k),
+    bench.report({"linear " + name + by, flops, bytes, [&] { b.linear(y.view(), false, x.view(), *w, {}); }});
+    if (m < (small ? 64 : 1024)) return;
+    bench.report({"linear_backward_input " + name + by, flops, bytes, [&] { b.linear_backward_input(x.view(), false, y.view(), *w); }});
+    bench.report({"linear_backward_weight " + name + by, flops, bytes + 6.0 * static_cast<double>(n * k),
                   [&] { b.linear_backward_weight(dw.view(), y.view(), x.view(), DType::bf16); }});
   };
+  if (small) {
+    for (const int64_t m : {1, 64}) run("toy up M=" + std::to_string(m), m, 48, 32);
+    return;
+  }
   for (const int64_t m : {1, 8, 64, 256, 4096}) run("0.6B up M=" + std::to_string(m), m, 3072, 1024);
   for (const int64_t m : {1, 256, 4096}) run("8B up M=" + std::to_string(m), m, 12288, 4096);
 }
@@ -197,11 +202,19 @@ void head(Bench& bench) {
 
 }  // namespace
 
-int run_speed(const Device& device) {
+int run_speed(Device device, bool small) {
+  device.batch_invariant = true;
+  const auto own = device.open(DType::bf16);
+  device.batch_invariant = false;
   const auto backend = device.open(DType::bf16);
   std::printf("{\"device\":\"%s\"}\n", backend->describe().c_str());
   Bench bench(*backend);
-  products(bench);
+  products(bench, small, "");
+  if (by_cublaslt(*backend)) {
+    Bench own_bench(*own);
+    products(own_bench, small, ", own kernels");
+  }
+  if (small) return 0;
   forests(bench);
   layers(bench);
   head(bench);

@@ -73,9 +73,13 @@ void report(const std::string& name, double seconds, double tokens, double flops
   std::fflush(stdout);
 }
 
+/// Follows the name of work that is timed in both modes.
+std::string mode_of(const Device& device) { return device.batch_invariant ? ", batch-invariant" : ""; }
+
 EngineOptions options_of(const Device& device, const Shape& s, int64_t sequences, int64_t cache, int64_t batch, bool training) {
   EngineOptions o;
   o.device = device.name == "cuda" ? "cuda" : "emulated";
+  o.batch_invariant = device.batch_invariant;
   o.sizes.model = config_of(s);
   o.sizes.dtype = DType::bf16;
   o.sizes.training = training;
@@ -125,7 +129,8 @@ void training_step(const Device& device, const Shape& s, int sequences, int32_t 
   const double flops = 6 * matrix_weights(s) * tokens + 7.0 * s.layers * s.heads * s.head_dim * tokens * length;
   std::vector<double> times;
   for (int i = 0; i < steps; i++) times.push_back(batch.step(engine));
-  report("training step " + s.name + " " + std::to_string(sequences) + " x " + std::to_string(length) + (compact ? ", compact" : ""),
+  report("training step " + s.name + " " + std::to_string(sequences) + " x " + std::to_string(length) +
+             (compact ? ", compact" : "") + mode_of(device),
          median(times), tokens, flops, 0, engine);
 }
 
@@ -191,8 +196,8 @@ void decode(Device device, const Shape& s, int32_t groups, int32_t group, int32_
   // Weights once, each shared prompt once, each sequence's own keys, on average over the steps that count.
   const double own = (steps + few) / 2.0;
   const double bytes = 2 * matrix_weights(s) + kv_bytes(s) * groups * (prompt + group * own);
-  report("decode " + s.name + " " + std::to_string(groups) + " x " + std::to_string(group) + ", prompt " + std::to_string(prompt) +
-             (graphs ? "" : ", without graphs"),
+  report("decode " + s.name + " " + std::to_string(groups) + " x " + std::to_string(group) + ", prompt " +
+             std::to_string(prompt) + mode_of(device) + (graphs ? "" : ", without graphs"),
          median(times), static_cast<double>(groups) * group, 0, bytes, engine);
 }
 
@@ -208,21 +213,31 @@ void where_it_fits(const std::string& what, const std::function<void()>& run) {
 
 }  // namespace
 
-int run_engine_speed(const Device& device, bool small) {
-  device.open(DType::bf16);
-  if (small) {
-    training_step(device, kSmall, 2, 24, 1, false);
-    training_step(device, kSmall, 2, 24, 1, true);
-    group_step(device, kSmall, 10, 2, 4);
-    for (const bool graphs : {true, false}) decode(device, kSmall, 2, 2, 9, 8, graphs);
-    return 0;
+int run_engine_speed(Device device, bool small) {
+  device.batch_invariant = false;
+  std::vector<Device> modes{device};
+  if (by_cublaslt(*device.open(DType::bf16))) {  // else both modes are the same
+    device.batch_invariant = true;
+    modes.push_back(device);
   }
-  where_it_fits("training 0.6B", [&] { training_step(device, k06B, 4, 4096, 3, false); });
-  where_it_fits("training 8B", [&] { training_step(device, k8B, 1, 4096, 2, true); });
-  where_it_fits("group step 0.6B", [&] { group_step(device, k06B, 700, 8, 300); });
-  for (const bool graphs : {true, false}) {
-    where_it_fits("decode 0.6B", [&] { decode(device, k06B, 32, 8, 700, 64, graphs); });
-    where_it_fits("decode 8B", [&] { decode(device, k8B, 1, 1, 64, 64, graphs); });
+  for (const Device& mode : modes) {
+    if (small) {
+      training_step(mode, kSmall, 2, 24, 1, false);
+      training_step(mode, kSmall, 2, 24, 1, true);
+      for (const bool graphs : {true, false}) decode(mode, kSmall, 2, 2, 9, 8, graphs);
+    } else {
+      where_it_fits("training 0.6B", [&] { training_step(mode, k06B, 4, 4096, 3, false); });
+      where_it_fits("training 8B", [&] { training_step(mode, k8B, 1, 4096, 2, true); });
+      for (const bool graphs : {true, false}) {
+        where_it_fits("decode 0.6B", [&] { decode(mode, k06B, 32, 8, 700, 64, graphs); });
+        where_it_fits("decode 8B", [&] { decode(mode, k8B, 1, 1, 64, 64, graphs); });
+      }
+    }
+  }
+  if (small) {
+    group_step(modes.front(), kSmall, 10, 2, 4);
+  } else {
+    where_it_fits("group step 0.6B", [&] { group_step(modes.front(), k06B, 700, 8, 300); });
   }
   return 0;
 }

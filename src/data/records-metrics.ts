@@ -52,7 +52,10 @@ export const metricTable = {
   "policy/entropy": metric("nats", "mean over tokens of the entropy of the next-token distribution"),
   "policy/clip_fraction": metric("1", "share of tokens whose gradient the clip cut"),
   "policy/ratio_mean": metric("1", "mean ratio of new to sampled probability"),
-  "policy/mean_abs_logprob_gap": metric("nats", "mean |sampled - scored log-prob| before the first update on a batch"),
+  "policy/mean_abs_logprob_gap": metric(
+    "nats",
+    "mean |sampled - scored log-prob| before the update, over the tokens trained on; absent where there are none",
+  ),
   "policy/max_abs_logprob_gap": metric(
     "nats",
     "largest |sampled - scored log-prob| before the first update on a batch",

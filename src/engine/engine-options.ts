@@ -38,6 +38,12 @@ export const engineOptionsSchema = z.strictObject({
     .default("auto")
     .describe("vector instructions; auto takes the best this processor has"),
   threads: z.number().int().min(1).max(1024).optional().describe("compute threads; default: the processor's cores"),
+  batchInvariant: z
+    .boolean()
+    .default(false)
+    .describe(
+      "on a GPU: one order of additions for every batch, so that sampled and scored log-probs are the same bits; the CPU always has it",
+    ),
   training: z.boolean().default(false).describe("keep gradients and optimizer state, so that the model can be trained"),
   recompute: z.boolean().default(false).describe("recompute activations in the backward pass: less memory, more time"),
   optimizerState: z
@@ -92,6 +98,7 @@ export function nativeEngineOptions(
     device: options.device,
     instructionSet: options.instructionSet,
     threads: options.threads ?? availableParallelism(),
+    batchInvariant: options.batchInvariant,
     training: options.training,
     recompute: options.recompute,
     optimizerState: options.optimizerState,

@@ -32,6 +32,8 @@ export interface NativeEngineOptions {
   /** `auto`, `portable`, `avx2`, `avx512`, `avx512bf16`, `amx` (CPU only). */
   instructionSet: string;
   threads: number;
+  /** On `cuda` and `emulated`: one order of additions for every shape. The others always have it. */
+  batchInvariant: boolean;
   training: boolean;
   recompute: boolean;
   /** `full`: fp32 masters and moments; `compact`: bf16 weights rounded stochastically, moments of 8 bits. */

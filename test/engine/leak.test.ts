@@ -18,9 +18,9 @@ const options = {
     maxPositions: 512, normEps: 1e-6, tiedEmbeddings: true, qkvBias: false, qkNorm: true,
     invFreq: Float32Array.from({ length: 8 }, (_, i) => 10000 ** (-i / 8)), ropeFactor: 1,
   },
-  dtype: "fp32", device: "cpu", instructionSet: "auto", threads: 2, training: true, recompute: false, lora: null,
-  optimizerState: "full", offloadOptimizer: false, maxSequences: 4, cacheTokens: 2048, maxBatchTokens: 128,
-  memoryLimit: 0, hostMemory: 0, tokenBytes: null,
+  dtype: "fp32", device: "cpu", instructionSet: "auto", threads: 2, batchInvariant: false, training: true,
+  recompute: false, lora: null, optimizerState: "full", offloadOptimizer: false, maxSequences: 4, cacheTokens: 2048,
+  maxBatchTokens: 128, memoryLimit: 0, hostMemory: 0, tokenBytes: null,
 };
 const request = {
   prompt: Int32Array.from({ length: 20 }, (_, i) => i), count: 4, maxNewTokens: 4, temperature: 1, topK: 0, topP: 1,

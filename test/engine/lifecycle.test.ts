@@ -460,6 +460,7 @@ describe("the end of the environment", () => {
       device: "cpu",
       instructionSet: "auto",
       threads: 2,
+      batchInvariant: false,
       training: true,
       recompute: false,
       optimizerState: "full",

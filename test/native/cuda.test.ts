@@ -7,12 +7,15 @@ import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { beforeAll, describe, expect, test } from "vitest";
+import type { EngineOptions } from "../../src/engine/engine-options.js";
+import { Engine } from "../../src/index.js";
 import { tinyModelFolder } from "../stages/tiny-model.js";
 
 const run = promisify(execFile);
 const options = { maxBuffer: 1 << 26 };
 const main = fileURLToPath(new URL("../../dist/cli/main.js", import.meta.url));
-const emulated = fileURLToPath(new URL("../../build/kernels/Release/act_cuda_emulated.so", import.meta.url));
+const built = (name: string): string => fileURLToPath(new URL(`../../build/kernels/Release/${name}`, import.meta.url));
+const emulated = built("act_cuda_emulated.so");
 
 /** The shared objects are loaded with dlopen, and the tests find themselves through /proc. */
 const linux = process.platform === "linux";
@@ -86,27 +89,56 @@ describe.runIf(linux)("under the emulator", () => {
     expect(refused.stderr).toMatch(/MEMORY_PLAN.*The device has .* MB free/u);
   });
 
+  test("doctor says what multiplies, and what to install where it is not cuBLASLt", () => {
+    const words = (environment: Record<string, string>): string => {
+      const { stdout } = cli(["doctor", "--json"], { ACT_CUDA_LIBRARY: emulated, ...environment });
+      const checks: { name: string; text: string }[] = JSON.parse(stdout).checks;
+      return checks.find((check) => check.name === "GPU")?.text ?? "";
+    };
+    const cublaslt = { ACT_EMULATED_CUBLASLT: built("act_emulated_cublaslt.so") };
+    expect(words(cublaslt)).toMatch(/products by cuBLASLt 13\.1\.1/u);
+    expect(words({})).toMatch(/products by own kernels\. cuBLASLt was not found: install .*nvidia-cublas/u);
+    expect(words({ ...cublaslt, ACT_EMULATED_CUBLASLT_FAULT: "old" })).toMatch(
+      /own kernels\. .*11\.11\.3.* is too old/u,
+    );
+  });
+
+  test("an engine says in which mode it computes", async () => {
+    process.env.ACT_CUDA_EMULATED_LIBRARY = emulated;
+    const folder = await tinyModelFolder();
+    const words = async (options: EngineOptions): Promise<string> => {
+      await using engine = await Engine.load(folder, { memoryLimit: 0, cacheTokens: 64, maxSequences: 1, ...options });
+      return engine.device;
+    };
+    expect(await words({ device: "emulated" })).toContain("products by own kernels");
+    expect(await words({ device: "emulated", batchInvariant: true })).toMatch(/batch-invariant$/u);
+    expect(await words({ device: "cpu" })).toMatch(/batch-invariant$/u);
+    await expect(words({ batchInvariant: "yes" as never })).rejects.toThrow(/`batchInvariant`/u);
+  });
+
   test("--device emulated scores as the CPU does, and --device cuda without a GPU is an error", async () => {
     const model = await tinyModelFolder();
     const line = `${JSON.stringify({ ids: [5, 9, 2, 40, 7, 3, 8, 1] })}\n`;
-    const score = (device: string, library = emulated) =>
+    const score = (device: string, library = emulated, environment: Record<string, string> = {}) =>
       cli(
         ["score", "--model", model, "--dtype", "fp32", "--device", device],
-        { ACT_CUDA_EMULATED_LIBRARY: emulated, ACT_CUDA_LIBRARY: library },
+        { ACT_CUDA_EMULATED_LIBRARY: emulated, ACT_CUDA_LIBRARY: library, ...environment },
         line,
       );
-    const logprobs = (device: string): number[] => {
-      const { status, stdout, stderr } = score(device);
+    const logprobs = (device: string, environment: Record<string, string> = {}): number[] => {
+      const { status, stdout, stderr } = score(device, emulated, environment);
       expect(stderr).not.toContain("Error");
       expect(status).toBe(0);
       return JSON.parse(stdout).logprobs;
     };
     const cpu = logprobs("cpu");
-    const gpu = logprobs("emulated");
-    expect(gpu).toHaveLength(7);
-    // Two layers of sums of at most 64 terms, each rounded once in fp32, around values of at most 10.
-    const errors = gpu.map((value, i) => Math.abs(value - (cpu[i] ?? Number.NaN)));
-    expect(Math.max(...errors)).toBeLessThan(512 * 2 ** -24 * 10);
+    for (const library of ["", built("act_emulated_cublaslt.so")]) {
+      const gpu = logprobs("emulated", { ACT_EMULATED_CUBLASLT: library });
+      expect(gpu).toHaveLength(7);
+      // Two layers of sums of at most 64 terms, each rounded once in fp32, around values of at most 10.
+      const errors = gpu.map((value, i) => Math.abs(value - (cpu[i] ?? Number.NaN)));
+      expect(Math.max(...errors)).toBeLessThan(512 * 2 ** -24 * 10);
+    }
     const none = score("cuda", "/nowhere/act_cuda.so");
     expect(none.status).not.toBe(0);
     expect(none.stderr).toContain("DEVICE_UNAVAILABLE");

@@ -40,7 +40,7 @@ CpuBackend::CpuBackend(int threads, const Kernels& kernels) : kernels_(kernels),
 
 std::string CpuBackend::describe() const {
   const int n = pool_.threads();
-  return std::string(kernels_.name) + ", " + std::to_string(n) + (n == 1 ? " thread" : " threads");
+  return std::string(kernels_.name) + ", " + std::to_string(n) + (n == 1 ? " thread" : " threads") + ", batch-invariant";
 }
 
 // Moves: pieces for every thread, each as the host's plain loops do it.

@@ -16,7 +16,7 @@ extern "C" __attribute__((visibility("default"))) void act_cuda_open(const ActCu
     return refuse("DEVICE_UNAVAILABLE", "The CUDA backend comes from another build than the addon: build both again.");
   try {
     const act::DType activations = request->bf16 ? act::DType::bf16 : act::DType::f32;
-    answer->backend = new act::cuda::CudaBackend(act::cuda::open_device(request->ordinal), activations);
+    answer->backend = new act::cuda::CudaBackend(act::cuda::open_device(request->ordinal), activations, request->batch_invariant != 0);
   } catch (const act::Error& error) {
     refuse(error.code.c_str(), error.what());
   } catch (const std::exception& error) {

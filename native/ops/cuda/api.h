@@ -11,9 +11,10 @@ class Backend;
 extern "C" {
 
 struct ActCudaRequest {
-  const char* contract;  // kCudaContract of the caller
-  int32_t ordinal;       // which device
-  int32_t bf16;          // 1: bf16 keys and values, and bf16 activations for bf16 weights; 0: fp32
+  const char* contract;     // kCudaContract of the caller
+  int32_t ordinal;          // which device
+  int32_t bf16;             // 1: bf16 keys and values, and bf16 activations for bf16 weights; 0: fp32
+  int32_t batch_invariant;  // 1: one order of additions for every shape
 };
 struct ActCudaAnswer {
   act::Backend* backend;  // the caller's; null: `code` and `message` say why

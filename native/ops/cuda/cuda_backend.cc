@@ -46,16 +46,22 @@ size_t graph_limit(const Device& device) {
 
 }  // namespace
 
-CudaBackend::CudaBackend(std::unique_ptr<Device> device, DType activations)
+CudaBackend::CudaBackend(std::unique_ptr<Device> device, DType activations, bool batch_invariant)
     : device_(std::move(device)), queue_(*device_, graph_limit(*device_)), activations_(activations),
-      rule_(plan_rule(*device_)) {
+      batch_invariant_(batch_invariant), rule_(plan_rule(*device_)) {
   require(activations == DType::f32 || activations == DType::bf16, "cuda: expected activations f32 or bf16");
+  if (!batch_invariant) cublaslt_ = CublasLt::open(device_->cublaslt_places(), no_cublaslt_);
 }
 
 CudaBackend::~CudaBackend() = default;
 
 std::string CudaBackend::describe() const {
   std::string text = device_->describe() + (activations_ == DType::bf16 ? ", bf16" : ", fp32");
+  if (batch_invariant_) {
+    text += ", batch-invariant";
+  } else {
+    text += ", products by " + (cublaslt_ ? cublaslt_->name() : "own kernels. " + no_cublaslt_);
+  }
   if (queue_.refused_bytes() > 0) {
     text += ", no graphs (one takes " + std::to_string(queue_.refused_bytes()) + " bytes, over the limit)";
   }
@@ -316,8 +322,9 @@ size_t CudaBackend::scratch_bytes(int64_t rows, int64_t widest) const {
   const size_t column_sums = static_cast<size_t>(column_sum_pieces(INT64_MAX / 2)) * w * 4;
   const size_t indices = r * (6 * 4 + 3 * 4 + sizeof(TreeQuery) + sizeof(TreeKey) + sizeof(KeyTile));
   const size_t plan = size_t{kMaxPlanBlocks} * sizeof(KeyBlock) + size_t{kMaxPlanTiles} * sizeof(QueryTile);
-  return operands + delta + rope + column_sums + indices + plan + kPartialBytes + queue_.graph_limit() + w * 4 +
-         (kSumBlocks + 1) * sizeof(double) + 4096;
+  const size_t workspace = cublaslt_ ? CublasLt::kWorkspaceBytes : 0;
+  return workspace + operands + delta + rope + column_sums + indices + plan + kPartialBytes + queue_.graph_limit() +
+         w * 4 + (kSumBlocks + 1) * sizeof(double) + 4096;
 }
 
 }  // namespace act::cuda

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "../ops.h"
+#include "cublaslt.h"
 #include "device.h"
 #include "forest_plan.h"
 #include "launch_queue.h"
@@ -60,8 +61,8 @@ constexpr int64_t kStepRows = 8;
 
 class CudaBackend final : public Backend {
  public:
-  /// `activations`: f32, or bf16 for bf16 keys and values and, with bf16 weights, activations.
-  CudaBackend(std::unique_ptr<Device> device, DType activations);
+  /// As make_cuda_backend (loader.h).
+  CudaBackend(std::unique_ptr<Device> device, DType activations, bool batch_invariant);
   ~CudaBackend() override;
 
   std::string name() const override { return "cuda"; }
@@ -138,6 +139,8 @@ class CudaBackend final : public Backend {
   void count_graphs();
   /// The view as a product reads it: itself, or a copy in `dtype` (scaled) in one of two scratch operands.
   const void* operand(View x, DType dtype, float scale, Scratch& scratch);
+  /// `operands`: the type of g.a and g.b. By cuBLASLt where it serves the product, else by our own kernels.
+  void multiply(const Gemm& g, DType operands);
   void column_sums(View out, View a, View b, const float* factor);
   /// dst row index[i] += src row i in ascending i.
   void add_rows(View dst, View src, std::span<const int32_t> index);
@@ -155,6 +158,10 @@ class CudaBackend final : public Backend {
   LaunchQueue queue_;
   size_t counted_graph_bytes_ = 0;
   const DType activations_;
+  const bool batch_invariant_;
+  std::unique_ptr<CublasLt> cublaslt_;  // null: products by our own kernels
+  std::string no_cublaslt_;             // why
+  Scratch workspace_;
   Scratch left_operand_, right_operand_, partial_sums_, sums_, delta_, head_logits_, head_rows_, rope_table_;
   Scratch blocks_, partials_;
   Mirror tokens_, ids_, groups_, positions_, frequencies_, allowed_, losses_, draws_;

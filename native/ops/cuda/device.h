@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 
+#include "cublaslt_library.h"
 #include "launch_queue.h"
 
 namespace act::cuda {
@@ -35,6 +36,8 @@ class Device {
   virtual int multiprocessors() const = 0;
   virtual size_t free_bytes() const = 0;  // kUnbounded: no bound is known
   static constexpr size_t kUnbounded = SIZE_MAX;
+  /// Where a cuBLASLt that computes in this device's memory may be.
+  virtual LibraryPlaces cublaslt_places() const = 0;
 };
 
 /// Throws Error DEVICE_UNAVAILABLE with what is missing (driver, device, its age) and what to do.

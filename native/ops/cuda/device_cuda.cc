@@ -2,6 +2,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <string>
@@ -166,6 +167,7 @@ class CudaDevice final : public Device {
     ACT_CHECK(cudaMemGetInfo(&free, &total));
     return free;
   }
+  LibraryPlaces cublaslt_places() const override { return cuda::cublaslt_places(std::getenv); }
 
  private:
   /// Whether `address` lies in memory of allocate_host.

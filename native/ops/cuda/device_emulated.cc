@@ -1,6 +1,7 @@
 // The emulated device: host memory, kernels under emulator/. For tests of everything but the silicon.
 //   ACT_EMULATED_BYTES   how much memory the device has (default: no limit)
 //   ACT_EMULATED_ASYNC   early or late (default): when cp.async lands
+//   ACT_EMULATED_CUBLASLT  a cuBLASLt in host memory, act_emulated_cublaslt.so (default: none)
 //   ACT_EMULATED_SEED    order of warps and lanes (default 0: ascending)
 //   ACT_EMULATED_MISSING driver, newer-driver, device or newer-device: what opening the device finds missing
 #include <cstdint>
@@ -89,6 +90,10 @@ class EmulatedDevice final : public Device {
   size_t graph_limit() const override { return size_t{1} << 20; }
   int multiprocessors() const override { return 4; }
   size_t free_bytes() const override { return limit_ == kUnbounded ? kUnbounded : limit_ - used_; }
+  LibraryPlaces cublaslt_places() const override {
+    const char* const path = std::getenv("ACT_EMULATED_CUBLASLT");
+    return {"", path && *path ? std::vector<std::string>{path} : std::vector<std::string>{}};
+  }
 
  private:
   /// Host memory is as good as the device's here: that a kernel got some is noticed by its address.

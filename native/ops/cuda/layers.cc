@@ -27,6 +27,14 @@ const void* CudaBackend::operand(View x, DType dtype, float scale, Scratch& scra
   return copy.data;
 }
 
+void CudaBackend::multiply(const Gemm& g, DType operands) {
+  if (cublaslt_) {
+    void* const workspace = workspace_.get(*this, CublasLt::kWorkspaceBytes);
+    if (const auto launch = cublaslt_->product(g, operands, workspace)) return queue_.submit(*launch);
+  }
+  operands == DType::bf16 ? launch_gemm_bf16(queue(), g) : launch_gemm_f32(queue(), g);
+}
+
 void CudaBackend::embed(View out, const Weight& weight, std::span<const int32_t> ids) {
   const auto& w = static_cast<const CudaWeight&>(weight);
   check(out, static_cast<int64_t>(ids.size()), w.cols, "embed: out must be [ids, w.cols]");
@@ -76,7 +84,7 @@ void CudaBackend::linear(View y, bool accumulate, View x, const Weight& weight, 
   g.b = w.values.view().data;
   g.b_transposed = true;
   g.inner = w.cols;
-  w.dtype == DType::bf16 ? launch_gemm_bf16(queue(), g) : launch_gemm_f32(queue(), g);
+  multiply(g, w.dtype);
 }
 
 void CudaBackend::linear_backward_input(View dx, bool accumulate, View dy, const Weight& weight, float scale) {
@@ -90,7 +98,7 @@ void CudaBackend::linear_backward_input(View dx, bool accumulate, View dy, const
   g.a = operand(dy, w.dtype, scale, left_operand_);
   g.b = w.values.view().data;
   g.inner = w.rows;
-  w.dtype == DType::bf16 ? launch_gemm_bf16(queue(), g) : launch_gemm_f32(queue(), g);
+  multiply(g, w.dtype);
 }
 
 void CudaBackend::linear_backward_weight(View dw, View dy, View x, DType dtype, float scale) {
@@ -105,7 +113,7 @@ void CudaBackend::linear_backward_weight(View dw, View dy, View x, DType dtype, 
   g.a_transposed = true;
   g.b = operand(x, dtype, 1, right_operand_);
   g.inner = dy.rows;
-  dtype == DType::bf16 ? launch_gemm_bf16(queue(), g) : launch_gemm_f32(queue(), g);
+  multiply(g, dtype);
 }
 
 void CudaBackend::bias_backward(View dbias, View dy) {

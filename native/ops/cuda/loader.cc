@@ -55,9 +55,9 @@ ActCudaOpen find_entry(CudaFlavor) {
 
 }  // namespace
 
-std::unique_ptr<Backend> make_cuda_backend(CudaFlavor flavor, DType activations, int ordinal) {
+std::unique_ptr<Backend> make_cuda_backend(CudaFlavor flavor, DType activations, bool batch_invariant, int ordinal) {
   const ActCudaOpen open = find_entry(flavor);
-  const ActCudaRequest request{kCudaContract, ordinal, activations == DType::bf16};
+  const ActCudaRequest request{kCudaContract, ordinal, activations == DType::bf16, batch_invariant};
   ActCudaAnswer answer{};
   open(&request, &answer);
   if (!answer.backend) throw Error(answer.code, answer.message);
