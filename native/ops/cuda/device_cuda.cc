@@ -22,8 +22,9 @@ void check(cudaError_t status, const char* where, int line = 0) {
   if (!device_lost.empty()) throw Error("DEVICE_LOST", device_lost);
   if (status == cudaSuccess) return;
   cudaGetLastError();  // a status that is not sticky is forgotten, and the device goes on
-  const std::string what = std::string(cudaGetErrorName(status)) + ": " + cudaGetErrorString(status) + " (" + where +
-                           (line > 0 ? ":" + std::to_string(line) : "") + ")";
+  std::string what = std::string(cudaGetErrorName(status)) + ": " + cudaGetErrorString(status) + " (" + where;
+  if (line > 0) what.append(":").append(std::to_string(line));
+  what += ")";
   if (status == cudaErrorMemoryAllocation)
     throw Error("OUT_OF_MEMORY", "The GPU is out of memory, " + what + ". Lower maxBatchTokens or cacheTokens.");
   if (status == cudaErrorInvalidValue || status == cudaErrorInvalidConfiguration)
