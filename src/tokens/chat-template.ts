@@ -55,6 +55,15 @@ const PLAIN =
 /** Letters only, so that no template trims or escapes it. */
 const SENTINEL = "ACTSENTINELQZX";
 
+/**
+ * Called in place of functions that the library declares itself, allowing no second declaration: its strftime_now reads
+ * the wall clock, and its range makes a list of any length, with which a template could end the process.
+ */
+const OWN_FUNCTIONS = { strftime_now: "act_strftime_now", range: "act_range" } as const;
+
+/** Longest list that a template may count through. */
+const MAX_RANGE = 100_000;
+
 const DEFAULT_DATE = new Date(Date.UTC(2024, 6, 26));
 
 /** An immutable chat template tied to its tokenizer. */
@@ -82,8 +91,8 @@ export class ChatTemplate {
     this.#controlTokens = options.controlTokens ?? "reject";
     this.#date = options.date ?? DEFAULT_DATE;
     try {
-      // The library declares strftime_now itself, on the wall clock, and allows no second declaration.
-      this.#template = new Template(source.replace(/\bstrftime_now\b/gu, "act_strftime_now"));
+      this.#template = new Template(source);
+      renameCalls(this.#template.parsed);
     } catch (cause) {
       throw templateError("TEMPLATE_INVALID", `The chat template of ${tokenizer.modelDir} is not valid Jinja`, cause);
     }
@@ -200,7 +209,8 @@ export class ChatTemplate {
         ...this.#variables,
         messages: messages.map((message) => ({ ...message })),
         add_generation_prompt: addGenerationPrompt,
-        act_strftime_now: (format: string) => strftime(format, this.#date),
+        [OWN_FUNCTIONS.strftime_now]: (format: string) => strftime(format, this.#date),
+        [OWN_FUNCTIONS.range]: boundedRange,
       });
     } catch (cause) {
       throw templateError("TEMPLATE_FAILED", "The chat template failed on these messages", cause);
@@ -275,6 +285,26 @@ export class ChatTemplate {
       throw error;
     }
   }
+}
+
+/** Lets every call in a parsed template of a name in {@link OWN_FUNCTIONS} be one of ours. */
+function renameCalls(node: unknown): void {
+  if (!isObject(node) && !Array.isArray(node)) return;
+  if ("callee" in node && isObject(node.callee) && node.callee.type === "Identifier") {
+    const { value } = node.callee;
+    const own = Object.entries(OWN_FUNCTIONS).find(([name]) => name === value);
+    if (own !== undefined) Object.assign(node.callee, { value: own[1] });
+  }
+  for (const child of node instanceof Map ? [...node].flat() : Object.values(node)) renameCalls(child);
+}
+
+/** Jinja's range. */
+function boundedRange(first: number, second: number | null = null, step: number | null = null): number[] {
+  const [start, stop, by] = second === null ? [0, first, 1] : [first, second, step ?? 1];
+  const length = Math.ceil((stop - start) / by);
+  if (!(length <= MAX_RANGE))
+    throw new ActError("TEMPLATE_FAILED", `range(${start}, ${stop}, ${by}) has more than ${MAX_RANGE} numbers`);
+  return Array.from({ length: Math.max(0, length) }, (_, i) => start + i * by);
 }
 
 async function templateOfConfig(modelDir: string, name: string): Promise<string | null> {
