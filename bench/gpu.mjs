@@ -5,7 +5,8 @@
  * Everything that needs a GPU, in one command and without a network; a CUDA toolkit, CMake, a C++ compiler and Node are
  * enough. Builds the CUDA backend and its tests for the card at hand, runs every operation's and every engine test on it,
  * times operations and whole steps - by cuBLASLt, where that is found, and by our own kernels - and writes a table and
- * bench/results/gpu-DATE.json. Where node_modules is there, also a short demo through the command line; where a Python
+ * bench/results/gpu-DATE.json. Where node_modules is there, also PyTorch's golden values for every family of models, in
+ * both modes of products, and a short demo through the command line; where a Python
  * with torch for CUDA is (ACT_BENCH_PYTHON, python3), the peers of bench/peers/gpu_peer.py on the same card in the same
  * run. What is left out is said.
  *
@@ -103,11 +104,17 @@ step("build", "cmake", [
 const program = join(build, "Release", "act_cuda_test");
 step("tests on the device", program, ["--device", device, ...(rehearse ? ["ties go to the lower id"] : [])]);
 
-if (rehearse) leftOut.push("demo: a rehearsal");
-else if (!existsSync(join(root, "node_modules", "cmake-js"))) leftOut.push("demo: node_modules is missing (npm ci)");
+if (rehearse) leftOut.push("golden values, demo: a rehearsal");
+else if (!existsSync(join(root, "node_modules", "cmake-js")))
+  leftOut.push("golden values, demo: node_modules is missing (npm ci)");
 else {
   step("build of the package", "npm", ["run", "build"]);
   copyFileSync(join(build, "Release", "act_cuda.so"), join(root, "build", "native", "Release", "act_cuda.so"));
+  if (existsSync(join(root, "node_modules", "vitest")))
+    step("PyTorch's golden values", "npx", ["vitest", "run", "test/engine/golden.test.ts"], {
+      env: { ...process.env, ACT_TEST_DEVICE: "cuda" },
+    });
+  else leftOut.push("golden values: vitest is missing (npm ci)");
   const stages = [
     "experts.tasks=20",
     "heldout.tasks=4",

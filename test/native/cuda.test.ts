@@ -6,9 +6,10 @@ import { execFile, spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
-import { beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { EngineOptions } from "../../src/engine/engine-options.js";
 import { Engine } from "../../src/index.js";
+import { describeGolden } from "../engine/golden-suite.js";
 import { tinyModelFolder } from "../stages/tiny-model.js";
 
 const run = promisify(execFile);
@@ -142,6 +143,19 @@ describe.runIf(linux)("under the emulator", () => {
     const none = score("cuda", "/nowhere/act_cuda.so");
     expect(none.status).not.toBe(0);
     expect(none.stderr).toContain("DEVICE_UNAVAILABLE");
+  });
+
+  describe("PyTorch's golden values", () => {
+    const variables = {
+      ACT_CUDA_EMULATED_LIBRARY: emulated,
+      ACT_EMULATED_CUBLASLT: built("act_emulated_cublaslt.so"),
+    };
+    beforeAll(() => void Object.assign(process.env, variables));
+    afterAll(() => {
+      for (const name of Object.keys(variables)) delete process.env[name];
+    });
+    describeGolden("batch-invariant", { device: "emulated", batchInvariant: true });
+    describeGolden("products by cuBLASLt", { device: "emulated" });
   });
 });
 
