@@ -341,7 +341,7 @@ describe("the ScienceWorld provider's options", () => {
     expect(provider.stepLimit).toBe(120);
     expect(provider.version).toMatch(/^jar-[0-9a-f]{12}\+1\.untyped$/);
     const sizes = await Promise.all(provider.panelNames.map(async (name) => (await provider.panel(name)).tasks.length));
-    expect(sizes).toEqual([3592, 1796, 1819, 30, 1483, 194, 211]);
+    expect(sizes).toEqual([3592, 1796, 1819, 30, 280, 70, 70, 1483, 194, 211]);
     const easy = await ScienceWorldProvider.open({ jar: import.meta.filename, simplifications: "easy" });
     expect((await easy.panel("test")).hash).not.toBe((await provider.panel("test")).hash);
     expect((await easy.panel("eto-test")).hash).toBe((await provider.panel("eto-test")).hash);
