@@ -251,6 +251,7 @@ void Engine::run_front_job() {
   current_job_ = 0;
   publish();
   job.done(error ? &*error : nullptr);
+  if (error && error->code == "DEVICE_LOST") throw *error;  // nothing is left to work with
 }
 
 /// Between two micro-batches of a job: what came in meanwhile, and a step of generation.
@@ -259,7 +260,7 @@ void Engine::interleave() {
   admit_requests();
   if (!scheduler_->idle()) {
     auto job_check = std::exchange(model_->between_layers, [this] { check_interrupt(); });
-    scheduler_->step();  // does not throw
+    scheduler_->step();  // throws only where the job cannot go on either
     model_->between_layers = std::move(job_check);
   }
   publish();

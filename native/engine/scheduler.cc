@@ -249,6 +249,7 @@ void Scheduler::step() {
     // Only a stopping engine interrupts a step; it then asks for what has been sampled so far.
     if (error.code == "ABORTED") return cancel_all();
     fail_all(error);
+    if (error.code == "DEVICE_LOST") throw;
   } catch (const std::bad_alloc&) {
     fail_all(Error("OUT_OF_MEMORY", "Not enough memory for a step of generation."));
   }

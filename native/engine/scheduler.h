@@ -61,7 +61,7 @@ class Scheduler {
   /// Ends every request with an error.
   void fail_all(const Error& error);
   /// One forward pass and one draw for every sequence whose prompt is read. A failure of the model ends every request
-  /// with it.
+  /// with it; DEVICE_LOST is thrown too.
   void step();
   bool idle() const { return requests_.empty(); }
   /// Drops every key: the weights have changed. The scheduler must be idle.

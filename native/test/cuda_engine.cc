@@ -355,6 +355,42 @@ void large_models_fit() {
   }
 }
 
+/// A lost device ends the engine: the call that met it, and, whatever the device does then, every later one.
+void loss_of_the_device_ends_the_engine(const Device& device, bool while_sampling) {
+  device.open(DType::f32);  // sets the environment
+  WaitingEngine engine(tiny_options(device, DType::f32));
+  initialize(engine);
+  const auto sample = [&] {
+    std::vector<GenerateRequest> requests(1);
+    requests[0].prompt = {1, 2, 3};
+    requests[0].max_new_tokens = 4;
+    engine.generate(std::move(requests));
+  };
+  const auto score = [&] {
+    engine.run(Engine::Job::Kind::shared, [](Engine::Core& core) {
+      const std::vector<int32_t> tokens{1, 2, 3, 4}, parents{-1}, lengths{4}, rows{0, 1}, targets{2, 3};
+      ForestRows r;
+      r.rows = rows, r.targets = targets;
+      core.trainer.score({tokens, parents, lengths}, r, true);
+    });
+  };
+  const auto expect_lost = [](const std::string& when, const auto& call) {
+    std::string code = "no error";
+    try {
+      call();
+    } catch (const Error& error) {
+      code = error.code;
+    }
+    expect(code == "DEVICE_LOST", when + ": " + code);
+  };
+  score();
+  setenv("ACT_EMULATED_CUBLASLT_FAULT", "execution", 1);
+  while_sampling ? expect_lost("the call that met it", sample) : expect_lost("the call that met it", score);
+  unsetenv("ACT_EMULATED_CUBLASLT_FAULT");
+  expect_lost("scoring afterwards", score);
+  expect_lost("sampling afterwards", sample);
+}
+
 void cublaslt_engine_checks(std::vector<Check>& checks, const Device& device) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
     const std::string type = dtype == DType::f32 ? " fp32 " : " bf16 ";
@@ -364,6 +400,11 @@ void cublaslt_engine_checks(std::vector<Check>& checks, const Device& device) {
     add(" agrees with the CPU", [=] { agrees_with_cpu(device, dtype, false); });
     if (device.name == "cuda") continue;  // there, whether the bits differ is not ours to say
     add(", sampled log-probs are near scored ones", [=] { sampled_is_near_scored(device, dtype); });
+  }
+  if (device.name == "cuda") return;
+  for (const bool while_sampling : {false, true}) {
+    checks.push_back({std::string("a device lost while ") + (while_sampling ? "sampling" : "scoring") + " ends the engine",
+                      [=] { loss_of_the_device_ends_the_engine(device, while_sampling); }});
   }
 }
 
