@@ -286,7 +286,7 @@ void steps_are_replayed_only_where_they_agree() {
 
 /// A group and lone prompts of other lengths; tokens and log-probs one after the other, before and after a step of the
 /// optimizer. Returns them with the counts of recorded steps.
-std::pair<std::vector<float>, Backend::StepCounts> sampled(const Device& device, DType dtype, bool graphs) {
+std::pair<Tensor, Backend::StepCounts> sampled(const Device& device, DType dtype, bool graphs) {
   Device chosen = device;
   chosen.graphs = graphs, chosen.partition = "32";
   chosen.open(dtype);  // sets the environment
@@ -325,16 +325,16 @@ std::pair<std::vector<float>, Backend::StepCounts> sampled(const Device& device,
   Backend::StepCounts counts;
   engine.run(Engine::Job::Kind::shared, [&](Engine::Core& core) { counts = core.backend.step_counts(); });
   expect(engine.peak() <= engine.plan().total(), "peak over the plan");
-  return {all, counts};
+  Tensor tensor = zeros("", 1, static_cast<int64_t>(all.size()));
+  tensor.values = std::move(all);
+  return {std::move(tensor), counts};
 }
 
 /// The same tokens and log-probs with graphs and without, and most decoding steps are replayed, weights changed or not.
 void graphs_change_no_bit(const Device& device, DType dtype) {
   const auto [with, counts] = sampled(device, dtype, true);
   const auto [without, none] = sampled(device, dtype, false);
-  Tensor a = zeros("", 1, static_cast<int64_t>(with.size())), b = zeros("", 1, static_cast<int64_t>(without.size()));
-  a.values = with, b.values = without;
-  expect_same_bits(a, b, "graphs on and off");
+  expect_same_bits(with, without, "graphs on and off");
   const std::string got = std::to_string(counts.recorded) + " recorded, " + std::to_string(counts.replayed) + " replayed";
   // Two rounds of 13 decoding steps. Recorded are two sizes, each with a few numbers of tiles as keys come to partitions.
   expect(counts.replayed >= 13 && counts.recorded <= 10, got);
@@ -346,9 +346,7 @@ void graphs_change_no_bit(const Device& device, DType dtype) {
 void products_by_cublaslt_are_replayed(const Device& device, DType dtype) {
   const auto [first, counts] = sampled(device, dtype, true);
   const auto [second, again] = sampled(device, dtype, true);
-  Tensor a = zeros("", 1, static_cast<int64_t>(first.size())), b = zeros("", 1, static_cast<int64_t>(second.size()));
-  a.values = first, b.values = second;
-  expect_same_bits(a, b, "two runs");
+  expect_same_bits(first, second, "two runs");
   expect(counts.replayed >= 13, std::to_string(counts.replayed) + " steps replayed");
 }
 

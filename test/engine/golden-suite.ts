@@ -1,7 +1,7 @@
 /**
  * An engine against PyTorch and transformers (test/fixtures/golden/make.py).
  *
- * Bars: fp32 logits 1e-5, gradients 1e-4 (issue 3, section 6); bf16 at most twice the error PyTorch's own bf16 has
+ * Bars: fp32 logits 1e-5, gradients 1e-4; bf16 at most twice the error PyTorch's own bf16 has
  * against its fp32. All errors are relative, |ours - theirs| / |theirs|.
  */
 import { describe, expect, it } from "vitest";

@@ -3,20 +3,15 @@
  * and four policies play held-out tasks. What is learned in so few steps is not the point; that every stage takes what
  * the one before it wrote, is.
  */
-import { spawnSync } from "node:child_process";
-import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { afterAll, describe, expect, it } from "vitest";
 import { readRecords } from "../../src/data/records-file.js";
-import { summarySchema } from "../../src/evaluation/summary.js";
 import { liveJar } from "../environments/scienceworld/live.js";
+import { runRecipe, smollm2Present, unpackSmollm2 } from "./shortened.js";
 
-const root = fileURLToPath(new URL("../../", import.meta.url));
-const unpack = join(root, "../shared/models/unpack.mjs");
-const present = existsSync(unpack) && liveJar !== null;
-if (!existsSync(unpack)) console.log("skipped: ../shared/models is not there");
+const present = smollm2Present && liveJar !== null;
 
 const folder = mkdtempSync(join(tmpdir(), "act-scienceworld-"));
 // Seven models are in it, and the disk may be busy.
@@ -27,10 +22,8 @@ const STEP_LIMIT = 4;
 
 describe.skipIf(!present)("examples/scienceworld-live.yaml, shortened", { timeout: 3_600_000 }, () => {
   it("collects, pairs, judges, imitates, reinforces and evaluates", async () => {
-    const model = join(folder, "smollm2");
-    expect(spawnSync(process.execPath, [unpack, model]).status).toBe(0);
     const changes = {
-      "models.smollm2.path": model,
+      "models.smollm2.path": unpackSmollm2(folder),
       "environments.scienceworld.stepLimit": STEP_LIMIT,
       "stages.expert.tasks": 4,
       "stages.heldout.tasks": 2,
@@ -53,17 +46,7 @@ describe.skipIf(!present)("examples/scienceworld-live.yaml, shortened", { timeou
       ),
     };
     const run = join(folder, "run");
-    const result = spawnSync(
-      process.execPath,
-      [
-        join(root, "dist/cli/main.js"),
-        ...["run", join(root, "examples/scienceworld-live.yaml"), "--run", run],
-        ...Object.entries(changes).flatMap(([path, value]) => ["--set", `${path}=${value}`]),
-      ],
-      { encoding: "utf8", env: { ...process.env, SCIENCEWORLD_JAR: liveJar ?? "" } },
-    );
-    expect(result.stderr).not.toContain("error");
-    expect(result.status).toBe(0);
+    const summary = runRecipe("scienceworld-live.yaml", run, changes, { SCIENCEWORLD_JAR: liveJar ?? "" });
 
     // What was learned from, what was asked about and what was played are of three splits, named by their panels.
     const stage = (name: string, file: string): string => join(run, "stages", name, file);
@@ -86,7 +69,6 @@ describe.skipIf(!present)("examples/scienceworld-live.yaml, shortened", { timeou
       if (step["optimizer/grad_norm"] !== null) expect(step["policy/max_abs_logprob_gap"]).toBe(0);
     }
 
-    const summary = summarySchema.parse(JSON.parse(readFileSync(join(run, "summary.json"), "utf8")));
     expect(Object.keys(summary.policies)).toEqual(["initial", "imitated", "act-imitated", "act-imitated-reinforced"]);
     for (const [policy, { short_test: panel }] of Object.entries(summary.policies)) {
       expect(panel, policy).toMatchObject({

@@ -2,29 +2,24 @@
  * The recipe on a real instruct model and real states, shortened: the tags hold after imitation, pairs come out, the
  * judge stage steps, and held-out judgments are made in both orders.
  */
-import { spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, describe, expect, it } from "vitest";
-import { summarySchema } from "../../src/evaluation/summary.js";
+import { runRecipe, smollm2Present, unpackSmollm2 } from "./shortened.js";
 
-const root = fileURLToPath(new URL("../../", import.meta.url));
-const unpack = join(root, "../shared/models/unpack.mjs");
-const episodes = join(root, "../shared/envs/scienceworld/gold_episodes.jsonl");
-const present = existsSync(unpack) && existsSync(episodes);
-if (!present) console.log("skipped: ../shared/models or ../shared/envs/scienceworld is not there");
+const episodes = fileURLToPath(new URL("../../../shared/envs/scienceworld/gold_episodes.jsonl", import.meta.url));
+const present = smollm2Present && existsSync(episodes);
+if (!existsSync(episodes)) console.log("skipped: ../shared/envs/scienceworld is not there");
 
 const folder = mkdtempSync(join(tmpdir(), "act-smollm2-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 describe.skipIf(!present)("examples/scienceworld-smollm2.yaml, shortened", { timeout: 1_800_000 }, () => {
   it("judges held-out tasks in both orders, before and after the judge stage", () => {
-    const model = join(folder, "smollm2");
-    expect(spawnSync(process.execPath, [unpack, model]).status).toBe(0);
     const changes = {
-      "models.smollm2.path": model,
+      "models.smollm2.path": unpackSmollm2(folder),
       "stages.recorded.file": episodes,
       "stages.training.tasks": 12,
       "stages.heldout.tasks": 4,
@@ -38,18 +33,7 @@ describe.skipIf(!present)("examples/scienceworld-smollm2.yaml, shortened", { tim
       "stages.act.groupSize": 4,
     };
     const run = join(folder, "run");
-    const result = spawnSync(
-      process.execPath,
-      [
-        join(root, "dist/cli/main.js"),
-        ...["run", join(root, "examples/scienceworld-smollm2.yaml"), "--run", run],
-        ...Object.entries(changes).flatMap(([path, value]) => ["--set", `${path}=${value}`]),
-      ],
-      { encoding: "utf8" },
-    );
-    expect(result.stderr).not.toContain("error");
-    expect(result.status).toBe(0);
-    const summary = summarySchema.parse(JSON.parse(readFileSync(join(run, "summary.json"), "utf8")));
+    const summary = runRecipe("scienceworld-smollm2.yaml", run, changes);
     for (const when of ["before", "after"]) {
       const judged = summary.judge[when];
       expect(judged?.pairs).toBeGreaterThan(0);
