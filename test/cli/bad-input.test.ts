@@ -7,7 +7,7 @@
  *   config against tensors, NaN in weights                  test/engine/model-folder.test.ts, engine.test.ts
  *   unknown keys                                            test/recipes/recipe.test.ts, test/stages/options.test.ts
  *   missing or damaged tokenizer                            test/tokens/tokenizer.test.ts
- *   long prompts, ids out of the vocabulary, bad options    test/engine/lifecycle.test.ts
+ *   long prompts, ids out of the vocabulary, bad options    test/engine/bad-input.test.ts
  *   dispose and abort in the middle of every call           test/engine/lifecycle.test.ts
  *   adapters                                                test/engine/adapters.test.ts
  *   resume after kill -9, Ctrl-C, a file-size limit         test/cli/cli.test.ts

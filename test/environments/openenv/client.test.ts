@@ -1,3 +1,6 @@
+/**
+ * The OpenEnv client against a real server process with faults: long, because every fault is a server of its own here.
+ */
 import { createServer, type Server } from "node:http";
 import { createServer as createTcpServer, type Socket, type Server as TcpServer } from "node:net";
 import fc from "fast-check";
