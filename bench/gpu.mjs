@@ -8,7 +8,7 @@
  * bench/results/gpu-DATE.json. Where node_modules is there, also PyTorch's golden values for every family of models, in
  * both modes of products, and a short demo through the command line; where a Python
  * with torch for CUDA is (ACT_BENCH_PYTHON, python3), the peers of bench/peers/gpu_peer.py on the same card in the same
- * run. What is left out is said.
+ * run. It takes at most eight minutes: timings that do not fit in are left out. What is left out is said.
  *
  * Exit status 0: all passed; 1: something failed; 3: no GPU, nothing was built.
  * `--rehearse` goes through the same motions on the emulated device with a toy (for the tests; its times mean nothing).
@@ -32,6 +32,12 @@ const rehearse = flags.rehearse;
 const build = resolve(root, flags.build ?? (rehearse ? "build/kernels" : "build/gpu"));
 const device = rehearse ? "emulated" : "cuda";
 
+/** What the whole may take. Tests and the demo run to their end; timings and peers get what they leave. */
+const BUDGET_S = 8 * 60;
+const PEERS_S = 90;
+const begun = performance.now();
+const secondsLeft = () => BUDGET_S - (performance.now() - begun) / 1000;
+
 const seconds = {};
 const leftOut = [];
 
@@ -47,16 +53,22 @@ function step(title, command, args, options = {}) {
   seconds[title] = (Date.now() - started) / 1000;
 }
 
-/** @returns {Record<string, any>[]} what a program prints, one JSON line each; undefined when it fails */
-function jsonLines(command, args) {
-  const { status, stdout } = spawnSync(command, args, {
+/**
+ * @param {string} what Named in `leftOut` where the time was over before the program was.
+ * @returns {Record<string, any>[]} what a program prints, one JSON line each; undefined when it fails
+ */
+function jsonLines(what, command, args, limit) {
+  const { status, stdout, error } = spawnSync(command, args, {
     cwd: root,
     encoding: "utf8",
     stdio: ["ignore", "pipe", "inherit"],
     maxBuffer: 1 << 26,
+    timeout: Math.max(1, limit) * 1000,
   });
-  if (status !== 0) return undefined;
-  const lines = stdout.trim().split("\n");
+  const cut = error?.code === "ETIMEDOUT";
+  if (cut) leftOut.push(`${what}: from some point on, as ${BUDGET_S / 60} minutes were over`);
+  else if (status !== 0) return undefined;
+  const lines = stdout.slice(0, stdout.lastIndexOf("\n") + 1).split("\n");
   return lines.filter((line) => line.startsWith("{")).map((line) => JSON.parse(line));
 }
 
@@ -131,7 +143,12 @@ else {
 
 const started = Date.now();
 console.log("== timings");
-const timings = jsonLines(program, ["--device", device, rehearse ? "--small" : "--speed"]);
+const timings = jsonLines(
+  "timings",
+  program,
+  ["--device", device, rehearse ? "--small" : "--speed"],
+  secondsLeft() - PEERS_S,
+);
 if (timings === undefined || timings.length === 0) {
   console.error("the timings failed");
   process.exit(1);
@@ -145,7 +162,7 @@ const needed = rehearse ? "import torch" : "import torch; assert torch.cuda.is_a
 const hasTorch = spawnSync(python, ["-c", needed], { stdio: "ignore" }).status === 0;
 if (!hasTorch) leftOut.push(`peers: ${python} has no torch${rehearse ? "" : " with CUDA"}`);
 const peer = [join(root, "bench", "peers", "gpu_peer.py"), ...(rehearse ? ["--small"] : [])];
-const peerRows = hasTorch ? jsonLines(python, peer) : [];
+const peerRows = hasTorch ? jsonLines("peers", python, peer, secondsLeft()) : [];
 if (peerRows === undefined) leftOut.push("peers: gpu_peer.py failed, see above");
 const peers = new Map((peerRows ?? []).map((row) => [row.name, row]));
 
@@ -158,6 +175,10 @@ const rates = products
   ])
   .sort((a, b) => b.flopsPerSecond - a.flopsPerSecond);
 const rate = rates[0];
+/** The card's own memory rate: the fastest of the operations that only stream through memory. */
+const memoryRate = Math.max(
+  ...rows.filter((row) => /^(rms_norm|swiglu|adamw)/u.test(row.name)).map((r) => r.gbytes_per_s),
+);
 const round = (value, digits) => (Number.isFinite(value) && value > 0 ? Number(value.toFixed(digits)) : "");
 console.table(
   rows.map((row) => ({
@@ -167,9 +188,12 @@ console.table(
     "TFLOP/s": round(row.tflops, 1),
     "of the product rate": row.tokens > 0 && rate ? round(row.flops / row.seconds / rate.flopsPerSecond, 3) : "",
     "GB/s": round(row.gbytes_per_s, 0),
+    "of the memory rate": round(row.gbytes_per_s / memoryRate, 2),
+    "peak / plan": round(row.peak_bytes / row.planned_bytes, 3),
     "PyTorch's time / ours": round((peers.get(row.name)?.seconds ?? Number.NaN) / row.seconds, 2),
   })),
 );
+if (memoryRate > 0) console.log(`memory rate: ${memoryRate.toPrecision(4)} GB/s`);
 if (rate) console.log(`product rate: ${(rate.flopsPerSecond * 1e-12).toPrecision(4)} TFLOP/s (${rate.name})`);
 /** Time of our own work in the batch-invariant mode against the same work in the default one, by name. */
 const invariant = Object.fromEntries(
@@ -195,6 +219,7 @@ const results = {
   seconds,
   leftOut,
   productRate: rate,
+  memoryRate,
   invariantRatio: invariant,
   groupStepRatio: flat !== undefined && tree !== undefined ? flat / tree : undefined,
   work: rows.map((row) => ({ ...row, peer: peers.get(row.name) })),

@@ -220,7 +220,8 @@ class Backend {
   /// The rows of such a pass are to be filled up to a multiple of this (1 .. kPageKeys), so that few shapes occur.
   virtual int64_t step_granularity() const { return 1; }
   struct StepCounts {
-    int64_t recorded = 0, replayed = 0;
+    int64_t steps = 0, recorded = 0, replayed = 0;
+    int64_t waits = 0;  // of the host for the device, within steps
   };
   virtual StepCounts step_counts() const { return {}; }
 

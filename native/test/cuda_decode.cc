@@ -338,6 +338,10 @@ void graphs_change_no_bit(const Device& device, DType dtype) {
   const std::string got = std::to_string(counts.recorded) + " recorded, " + std::to_string(counts.replayed) + " replayed";
   // Two rounds of 13 decoding steps. Recorded are two sizes, each with a few numbers of tiles as keys come to partitions.
   expect(counts.replayed >= 13 && counts.recorded <= 10, got);
+  for (const Backend::StepCounts& c : {counts, none}) {
+    expect(c.steps >= 13 && c.waits == c.steps, "waits other than for the samples: " + std::to_string(c.waits) + " in " +
+                                                    std::to_string(c.steps) + " steps");
+  }
   expect(none.recorded == 0 && none.replayed == 0, "switched off, steps are still recorded");
 }
 

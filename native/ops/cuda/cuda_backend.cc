@@ -70,7 +70,14 @@ std::string CudaBackend::describe() const {
 
 // --- steps and copies ---------------------------------------------------------------------------------------------------
 
+void CudaBackend::begin_step() {
+  queue_.begin();
+  in_step_ = true;
+  steps_++;
+}
+
 void CudaBackend::end_step() noexcept {
+  in_step_ = false;
   queue_.end();
   count_graphs();
 }
@@ -91,6 +98,7 @@ void CudaBackend::upload_after(void* to, const void* from, size_t bytes) {
 void CudaBackend::download_now(void* to, const void* from, size_t bytes) {
   queue_.finish();
   count_graphs();
+  waits_ += in_step_;
   device_->download(to, from, bytes);
 }
 

@@ -67,10 +67,10 @@ class CudaBackend final : public Backend {
 
   std::string name() const override { return "cuda"; }
   std::string describe() const override;
-  void begin_step() override { queue_.begin(); }
+  void begin_step() override;
   void end_step() noexcept override;
   int64_t step_granularity() const override;
-  StepCounts step_counts() const override { return {queue_.recorded, queue_.replayed}; }
+  StepCounts step_counts() const override { return {steps_, queue_.recorded, queue_.replayed, waits_}; }
   DType activation_dtype(DType weights) const override;
 
   void* allocate(size_t bytes) override;
@@ -157,6 +157,8 @@ class CudaBackend final : public Backend {
   const std::unique_ptr<Device> device_;
   LaunchQueue queue_;
   size_t counted_graph_bytes_ = 0;
+  bool in_step_ = false;
+  int64_t steps_ = 0, waits_ = 0;
   const DType activations_;
   const bool batch_invariant_;
   std::unique_ptr<CublasLt> cublaslt_;  // null: products by our own kernels
