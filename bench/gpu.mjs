@@ -63,7 +63,7 @@ function jsonLines(what, command, args, limit) {
     encoding: "utf8",
     stdio: ["ignore", "pipe", "inherit"],
     maxBuffer: 1 << 26,
-    timeout: Math.max(1, limit) * 1000,
+    timeout: Math.ceil(Math.max(1, limit) * 1000),
   });
   const cut = error?.code === "ETIMEDOUT";
   if (cut) leftOut.push(`${what}: from some point on, as ${BUDGET_S / 60} minutes were over`);
