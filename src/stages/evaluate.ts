@@ -8,7 +8,7 @@ import { makeFolder } from "../data/files.js";
 import { writeJsonl } from "../data/jsonl.js";
 import type { EpisodeRecord, HeaderFields } from "../data/records.js";
 import { writeRecords } from "../data/records-file.js";
-import type { EnvironmentProvider } from "../environments/environment.js";
+import type { EnvironmentProvider, Panel } from "../environments/environment.js";
 import { panelResult } from "../evaluation/panel.js";
 import type { PanelResult } from "../evaluation/summary.js";
 import { type Episode, totalReward } from "../rollouts/episode.js";
@@ -82,9 +82,17 @@ export async function evaluate(
   options: EvaluateOptions,
   context: StageContext,
 ): Promise<EvaluateResult> {
+  const plays = await Promise.all(
+    Object.entries(options.panels).map(([name, id]) => planPlay(name, id, provider, options)),
+  );
+  const total = plays.reduce((sum, { requests }) => sum + requests.length, 0);
   const panels: Record<string, { file: string; result: PanelResult }> = {};
-  for (const name of Object.keys(options.panels))
-    panels[name] = await evaluatePanel(name, agent, model, provider, options, context);
+  let before = 0; // episodes of the panels that are finished
+  for (const play of plays) {
+    const onDone = (done: number): void => context.onProgress?.(before + done, total, play.name);
+    panels[play.name] = await evaluatePanel(play, agent, model, provider, options, { ...context, onDone });
+    before += play.requests.length;
+  }
   return { panels };
 }
 
@@ -98,20 +106,37 @@ export function examplesFile(name: string): string {
   return `examples.${name}.jsonl`;
 }
 
-async function evaluatePanel(
+/** A panel and the episodes to play of it. */
+interface PanelPlay {
+  readonly name: string;
+  readonly panel: Panel;
+  readonly tasks: readonly string[];
+  readonly requests: readonly EpisodeRequest[];
+}
+
+async function planPlay(
   name: string,
+  id: string,
+  provider: EnvironmentProvider,
+  options: EvaluateOptions,
+): Promise<PanelPlay> {
+  const panel = await provider.panel(id);
+  const tasks = panel.tasks.slice(0, options.tasks ?? undefined);
+  if (tasks.length === 0) throw noData(`panel ${panel.id} has no tasks`);
+  const requests = Array.from({ length: options.repeats }, (_, repeat) => repeat).flatMap((repeat) =>
+    tasks.map((taskId, t) => ({ index: repeat * tasks.length + t, taskId })),
+  );
+  return { name, panel, tasks, requests };
+}
+
+async function evaluatePanel(
+  { name, panel, tasks, requests }: PanelPlay,
   agent: Agent,
   model: ModelIdentity,
   provider: EnvironmentProvider,
   options: EvaluateOptions,
-  context: StageContext,
+  context: StageContext & { readonly onDone: (done: number) => void },
 ): Promise<{ file: string; result: PanelResult }> {
-  const panel = await provider.panel(options.panels[name] as string);
-  const tasks = panel.tasks.slice(0, options.tasks ?? undefined);
-  if (tasks.length === 0) throw noData(`panel ${panel.id} has no tasks`);
-  const requests: EpisodeRequest[] = Array.from({ length: options.repeats }, (_, repeat) => repeat).flatMap((repeat) =>
-    tasks.map((taskId, t) => ({ index: repeat * tasks.length + t, taskId })),
-  );
   // A folder for each panel's half-done work: panels are played one after the other.
   const folder = join(context.folder, `.${name}`);
   await makeFolder(folder);
@@ -143,7 +168,7 @@ async function evaluatePanel(
           const kept = partial.add(episode.index, played, episode.outcome !== "environment_failed");
           kept.catch(() => undefined);
           pending.push(kept);
-          context.onProgress?.(partial.size, requests.length, name);
+          context.onDone(partial.size);
         },
       },
     );
