@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 /**
- * `npm run bench -- [--json FILE] [--only NAME,...] [--runs N] [--threads N] [--instruction-set NAME]`
+ * `npm run bench -- --help`
  *
  * Our engine against PyTorch, transformers and TRL on the same machine: both sides run as processes of their own that
  * do one repetition when told to, in turn (ours, peer, ours, ...), and the medians are compared. Random weights, random
@@ -15,15 +15,7 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 
 const here = dirname(fileURLToPath(import.meta.url));
-const { values: flags } = parseArgs({
-  options: {
-    json: { type: "string" },
-    only: { type: "string" },
-    runs: { type: "string", default: "5" },
-    threads: { type: "string", default: "2" },
-    "instruction-set": { type: "string", default: "auto" },
-  },
-});
+const flags = readFlags();
 const python = process.env.ACT_BENCH_PYTHON ?? "python3";
 const runs = Number(flags.runs);
 
@@ -41,6 +33,27 @@ const workloads = [
 /** Bytes the GRPO step may peak at (resident, whole process). */
 const memoryBar = 3.5e9;
 const importBarMs = 150;
+
+function readFlags() {
+  const usage = "npm run bench -- [--json FILE] [--only NAME,...] [--runs N] [--threads N] [--instruction-set NAME]";
+  const options = {
+    json: { type: "string" },
+    only: { type: "string" },
+    runs: { type: "string", default: "5" },
+    threads: { type: "string", default: "2" },
+    "instruction-set": { type: "string", default: "auto" },
+    help: { type: "boolean", short: "h" },
+  };
+  try {
+    const { values } = parseArgs({ options });
+    if (!values.help) return values;
+    console.log(`Usage: ${usage}`);
+    process.exit(0);
+  } catch (error) {
+    console.error(`${error.message}\nUsage: ${usage}`);
+    process.exit(2);
+  }
+}
 
 /** A process that answers one JSON line for every line it is sent. */
 class Runner {
@@ -179,7 +192,34 @@ function cpuFlags() {
 
 const features = cpuFlags();
 const only = flags.only?.split(",");
+const names = [...workloads.map((w) => w.name), "grpo-memory/135m-bf16", "import"];
+const unknown = only?.filter((name) => !names.includes(name)) ?? [];
+if (unknown.length > 0) {
+  console.error(`Unknown: ${unknown.join(", ")}. There are: ${names.join(", ")}.`);
+  process.exit(2);
+}
+const machine = {
+  model: os.cpus()[0]?.model.trim(),
+  processors: os.cpus().length,
+  features,
+  threads: Number(flags.threads),
+  node: process.version,
+  date: new Date().toISOString(),
+};
 const rows = [];
+/** Prints the rows from `first` on and rewrites the JSON, so that a run cut short keeps what it measured. */
+const report = (first) => {
+  rows.slice(first).forEach(show);
+  if (flags.json)
+    writeFileSync(
+      flags.json,
+      `${JSON.stringify(
+        rows.map((r) => ({ ...r, machine })),
+        null,
+        2,
+      )}\n`,
+    );
+};
 console.log(
   `${os.cpus()[0]?.model.trim()}, ${os.cpus().length} processors (${features.join(" ")}), ${flags.threads} threads, medians of ${runs} alternating runs`,
 );
@@ -193,26 +233,9 @@ for (const w of workloads) {
     continue;
   const before = rows.length;
   await measure(w, features.includes("avx512_bf16"), rows);
-  rows.slice(before).forEach(show);
+  report(before);
 }
 if (!only || only.includes("import")) {
   await measureImport(rows);
-  show(rows.at(-1));
+  report(rows.length - 1);
 }
-const machine = {
-  model: os.cpus()[0]?.model.trim(),
-  processors: os.cpus().length,
-  features,
-  threads: Number(flags.threads),
-  node: process.version,
-  date: new Date().toISOString(),
-};
-if (flags.json)
-  writeFileSync(
-    flags.json,
-    `${JSON.stringify(
-      rows.map((r) => ({ ...r, machine })),
-      null,
-      2,
-    )}\n`,
-  );
