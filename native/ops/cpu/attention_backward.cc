@@ -143,7 +143,7 @@ void CpuBackend::attention_backward(View dq, View dk, View dv, View dout, View o
         const int64_t slot = first_key[static_cast<size_t>(visit.segment)], column = kScoreMargin + s.position;
         view.for_row_blocks(visit, k.weigh_rows, [&](int64_t row, int count, int32_t first, int32_t end) {
           const RowRun run{keys.key_rows + slot * padded, view.seen(s, first, end)};
-          k.weigh(count, padded, &run, 1, padded, ds + row * stride + column, stride, 1, dq_rows + row * padded,
+          k.weigh(count, padded, &run, 1, padded, false, ds + row * stride + column, stride, 1, dq_rows + row * padded,
                   padded);
         });
         const int32_t seen = view.seen(s, visit.first, visit.last + 1);
@@ -154,8 +154,8 @@ void CpuBackend::attention_backward(View dq, View dk, View dv, View dout, View o
           const int64_t at = row * stride + column + key, to = (slot + key) * padded;
           const int count = std::min(k.weigh_rows, seen - key);
           const RowRun grad_run{grads + row * padded, end - row}, query_run{queries + row * padded, end - row};
-          k.weigh(count, padded, &grad_run, 1, padded, p + at, 1, stride, keys.dv + to, padded);
-          k.weigh(count, padded, &query_run, 1, padded, ds + at, 1, stride, keys.dk + to, padded);
+          k.weigh(count, padded, &grad_run, 1, padded, false, p + at, 1, stride, keys.dv + to, padded);
+          k.weigh(count, padded, &query_run, 1, padded, false, ds + at, 1, stride, keys.dk + to, padded);
         }
       }
       for (int64_t r = 0; r < rows; r++) {

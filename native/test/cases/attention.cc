@@ -227,7 +227,7 @@ void attention_cases(Cases& cases) {
 }
 
 void attention_timings(std::vector<Timing>& timings) {
-  ForestShape flat, tree, step, lone;
+  ForestShape flat, tree, step, lone, episodes;
   for (int i = 0; i < 8; i++) flat.add(-1, 256, 256);
   for (int p = 0; p < 4; p++) {
     const int32_t prompt = tree.add(-1, 58, 58);
@@ -236,6 +236,7 @@ void attention_timings(std::vector<Timing>& timings) {
     for (int i = 0; i < 8; i++) step.add(read, 48, 1, 10);
   }
   for (int i = 0; i < 32; i++) lone.add(-1, 80, 1);
+  for (int i = 0; i < 128; i++) episodes.add(-1, 1000, 1);  // 64 MB of keys and values: more than most caches hold
   for (const bool backward : {false, true}) {
     add_attention_timing(timings, "8x256 H=9/3 d=64", flat, 9, 3, 64, backward);
     add_attention_timing(timings, "8x256 H=16/8 d=128", flat, 16, 8, 128, backward);
@@ -243,6 +244,7 @@ void attention_timings(std::vector<Timing>& timings) {
   }
   add_attention_timing(timings, "decode 4x8 of 58+48 H=9/3 d=64", step, 9, 3, 64, false);
   add_attention_timing(timings, "decode 32 of 80 H=9/3 d=64", lone, 9, 3, 64, false);
+  add_attention_timing(timings, "decode 128 of 1000 H=6/2 d=32", episodes, 6, 2, 32, false);
 }
 
 }  // namespace act::test

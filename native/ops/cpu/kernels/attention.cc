@@ -13,18 +13,32 @@ constexpr int kScoreRows = 6, kScorePages = 1, kWeighRows = 6, kWeighVectors = 2
 constexpr int kScoreRows = 2, kScorePages = 1, kWeighRows = 4, kWeighVectors = 2;
 #endif
 
+/// Pages lie anywhere in memory, which the processor's own prefetching does not foresee: while one is read, the one so
+/// many pages on is brought closer. (Measured with 64 MB of keys and values: one ahead 14 to 25 % faster than none, two
+/// 23 to 30 %.)
+constexpr int kPagesAhead = 2;
+
+/// Multiplies the first P pages; with `fetch` those behind them, up to `count`, are brought closer.
 template <int R, int P>
-void score_tile(int64_t depth, const float* a, int64_t a_row, const float* const* pages, float scale, float* s,
-                int64_t stride) {
+void score_tile(int64_t depth, const float* a, int64_t a_row, const float* const* pages, int count, bool fetch,
+                float scale, float* s, int64_t stride) {
+  constexpr int kAhead = P > kPagesAhead ? P : kPagesAhead;
   constexpr int V = P * kParts;
   vf acc[R][V];
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
     for (int j = 0; j < V; j++) acc[r][j] = zero();
-  const float* page[P];
-  for (int p = 0; p < P; p++) page[p] = pages[p];
+  const float *page[P], *next[P];
+  for (int p = 0; p < P; p++) {
+    page[p] = pages[p];
+    next[p] = pages[p + kAhead < count ? p + kAhead : p];
+  }
   for (int64_t i = 0; i < depth; i++) {
+    if (fetch) {
+#pragma GCC unroll 4
+      for (int p = 0; p < P; p++) __builtin_prefetch(next[p] + i * 16);
+    }
     vf key[V];
 #pragma GCC unroll 4
     for (int j = 0; j < V; j++) key[j] = load(page[j / kParts] + i * 16 + j % kParts * kWidth);
@@ -41,7 +55,8 @@ void score_tile(int64_t depth, const float* a, int64_t a_row, const float* const
     for (int j = 0; j < V; j++) store(s + r * stride + j * kWidth, acc[r][j] * scale);
 }
 
-using ScoreTile = void (*)(int64_t, const float*, int64_t, const float* const*, float, float*, int64_t);
+using ScoreTile = void (*)(int64_t, const float*, int64_t, const float* const*, int, bool, float,
+                           float*, int64_t);
 template <int P, int R = 1>
 ScoreTile score_tile_of(int rows) {
   if constexpr (R <= kScoreRows) {
@@ -52,16 +67,18 @@ ScoreTile score_tile_of(int rows) {
 }
 
 void scores(int rows, int page_count, int64_t depth, const float* a, int64_t a_row, const float* const* pages,
-            float scale, float* s, int64_t stride) {
+            bool fetch, float scale, float* s, int64_t stride) {
   const ScoreTile widest = score_tile_of<kScorePages>(rows), single = score_tile_of<1>(rows);
   int p = 0;
-  for (; p + kScorePages <= page_count; p += kScorePages) widest(depth, a, a_row, pages + p, scale, s + 16 * p, stride);
-  for (; p < page_count; p++) single(depth, a, a_row, pages + p, scale, s + 16 * p, stride);
+  for (; p + kScorePages <= page_count; p += kScorePages) {
+    widest(depth, a, a_row, pages + p, page_count - p, fetch, scale, s + 16 * p, stride);
+  }
+  for (; p < page_count; p++) single(depth, a, a_row, pages + p, page_count - p, fetch, scale, s + 16 * p, stride);
 }
 
 template <int R, int V>
-void weigh_tile(const RowRun* runs, int run_count, int64_t run_stride, const float* p, int64_t p_row, int64_t p_step,
-                int64_t column, float* acc, int64_t acc_stride) {
+void weigh_tile(const RowRun* runs, int run_count, int64_t run_stride, bool fetch, const float* p, int64_t p_row,
+                int64_t p_step, int64_t column, float* acc, int64_t acc_stride) {
   vf sum[R][V];
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
@@ -69,7 +86,9 @@ void weigh_tile(const RowRun* runs, int run_count, int64_t run_stride, const flo
     for (int j = 0; j < V; j++) sum[r][j] = load(acc + r * acc_stride + column + j * kWidth);
   for (int run = 0; run < run_count; run++) {
     const float* row = runs[run].rows + column;
-    for (int64_t i = 0; i < runs[run].count; i++, row += run_stride, p += p_step) {
+    const float* next = runs[run + kPagesAhead < run_count ? run + kPagesAhead : run].rows + column;
+    for (int64_t i = 0; i < runs[run].count; i++, row += run_stride, next += run_stride, p += p_step) {
+      for (int j = 0; fetch && j < V; j += 16 / kWidth) __builtin_prefetch(next + j * kWidth);
       vf value[V];
 #pragma GCC unroll 4
       for (int j = 0; j < V; j++) value[j] = load(row + j * kWidth);
@@ -88,32 +107,32 @@ void weigh_tile(const RowRun* runs, int run_count, int64_t run_stride, const flo
 }
 
 template <int R>
-void weigh_rows(int64_t columns, const RowRun* runs, int run_count, int64_t run_stride, const float* p, int64_t p_row,
-                int64_t p_step, float* acc, int64_t acc_stride) {
+void weigh_rows(int64_t columns, const RowRun* runs, int run_count, int64_t run_stride, bool fetch, const float* p,
+                int64_t p_row, int64_t p_step, float* acc, int64_t acc_stride) {
   int64_t column = 0;
   for (; column + kWeighVectors * kWidth <= columns; column += kWeighVectors * kWidth) {
-    weigh_tile<R, kWeighVectors>(runs, run_count, run_stride, p, p_row, p_step, column, acc, acc_stride);
+    weigh_tile<R, kWeighVectors>(runs, run_count, run_stride, fetch, p, p_row, p_step, column, acc, acc_stride);
   }
   if (column + 2 * kWidth <= columns) {
-    weigh_tile<R, 2>(runs, run_count, run_stride, p, p_row, p_step, column, acc, acc_stride);
+    weigh_tile<R, 2>(runs, run_count, run_stride, fetch, p, p_row, p_step, column, acc, acc_stride);
     column += 2 * kWidth;
   }
   for (; column < columns; column += kWidth) {
-    weigh_tile<R, 1>(runs, run_count, run_stride, p, p_row, p_step, column, acc, acc_stride);
+    weigh_tile<R, 1>(runs, run_count, run_stride, fetch, p, p_row, p_step, column, acc, acc_stride);
   }
 }
 
-void weigh(int rows, int64_t columns, const RowRun* runs, int run_count, int64_t run_stride, const float* p,
-           int64_t p_row, int64_t p_step, float* acc, int64_t acc_stride) {
+void weigh(int rows, int64_t columns, const RowRun* runs, int run_count, int64_t run_stride, bool fetch,
+           const float* p, int64_t p_row, int64_t p_step, float* acc, int64_t acc_stride) {
   static_assert(kWeighRows <= 6);
   switch (rows) {
-    case 1: return weigh_rows<1>(columns, runs, run_count, run_stride, p, p_row, p_step, acc, acc_stride);
-    case 2: return weigh_rows<2>(columns, runs, run_count, run_stride, p, p_row, p_step, acc, acc_stride);
-    case 3: return weigh_rows<3>(columns, runs, run_count, run_stride, p, p_row, p_step, acc, acc_stride);
-    case 4: return weigh_rows<4>(columns, runs, run_count, run_stride, p, p_row, p_step, acc, acc_stride);
+    case 1: return weigh_rows<1>(columns, runs, run_count, run_stride, fetch, p, p_row, p_step, acc, acc_stride);
+    case 2: return weigh_rows<2>(columns, runs, run_count, run_stride, fetch, p, p_row, p_step, acc, acc_stride);
+    case 3: return weigh_rows<3>(columns, runs, run_count, run_stride, fetch, p, p_row, p_step, acc, acc_stride);
+    case 4: return weigh_rows<4>(columns, runs, run_count, run_stride, fetch, p, p_row, p_step, acc, acc_stride);
 #if defined(__AVX2__)
-    case 5: return weigh_rows<5>(columns, runs, run_count, run_stride, p, p_row, p_step, acc, acc_stride);
-    case 6: return weigh_rows<6>(columns, runs, run_count, run_stride, p, p_row, p_step, acc, acc_stride);
+    case 5: return weigh_rows<5>(columns, runs, run_count, run_stride, fetch, p, p_row, p_step, acc, acc_stride);
+    case 6: return weigh_rows<6>(columns, runs, run_count, run_stride, fetch, p, p_row, p_step, acc, acc_stride);
 #endif
   }
 }

@@ -78,13 +78,14 @@ struct Kernels {
   // --- attention ---
   int score_rows, score_pages;  // the largest tile of `scores`
   /// s[r * stride + 16 p + lane] = scale * sum over i < depth of a[r * a_row + i] * pages[p][i * 16 + lane].
+  /// fetch: the pages come from memory, not from a cache; each is prefetched while the ones before it are read.
   void (*scores)(int rows, int page_count, int64_t depth, const float* a, int64_t a_row, const float* const* pages,
-                 float scale, float* s, int64_t stride);
+                 bool fetch, float scale, float* s, int64_t stride);
   int weigh_rows;  // the largest `rows` of `weigh`
   /// acc[r * acc_stride + c] += sum over the runs' rows i (numbered through) of p[r * p_row + i * p_step] * row_i[c],
-  /// one chain per element; `columns` is a multiple of 16.
-  void (*weigh)(int rows, int64_t columns, const RowRun* runs, int run_count, int64_t run_stride, const float* p,
-                int64_t p_row, int64_t p_step, float* acc, int64_t acc_stride);
+  /// one chain per element; `columns` is a multiple of 16. fetch: as in `scores`, of runs.
+  void (*weigh)(int rows, int64_t columns, const RowRun* runs, int run_count, int64_t run_stride, bool fetch,
+                const float* p, int64_t p_row, int64_t p_step, float* acc, int64_t acc_stride);
   /// s[0..n) = exp(s - max), s[n .. n rounded up to 16) = 0; lane sums by index modulo 16.
   void (*softmax)(float* s, int64_t n, float* max, float* sum);
   /// p[i] = exp(s[i] - lse), ds[i] = p[i] * (dp[i] - delta) * scale for i < n, 0 up to a multiple of 16. dp becomes ds,
