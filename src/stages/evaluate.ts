@@ -89,8 +89,8 @@ export async function evaluate(
   const panels: Record<string, { file: string; result: PanelResult }> = {};
   let before = 0; // episodes of the panels that are finished
   for (const play of plays) {
-    const onDone = (done: number): void => context.onProgress?.(before + done, total, play.name);
-    panels[play.name] = await evaluatePanel(play, agent, model, provider, options, { ...context, onDone });
+    const onProgress: StageContext["onProgress"] = (done) => context.onProgress?.(before + done, total, play.name);
+    panels[play.name] = await evaluatePanel(play, agent, model, provider, options, { ...context, onProgress });
     before += play.requests.length;
   }
   return { panels };
@@ -135,7 +135,7 @@ async function evaluatePanel(
   model: ModelIdentity,
   provider: EnvironmentProvider,
   options: EvaluateOptions,
-  context: StageContext & { readonly onDone: (done: number) => void },
+  context: StageContext,
 ): Promise<{ file: string; result: PanelResult }> {
   // A folder for each panel's half-done work: panels are played one after the other.
   const folder = join(context.folder, `.${name}`);
@@ -168,7 +168,7 @@ async function evaluatePanel(
           const kept = partial.add(episode.index, played, episode.outcome !== "environment_failed");
           kept.catch(() => undefined);
           pending.push(kept);
-          context.onDone(partial.size);
+          context.onProgress?.(partial.size, requests.length, name);
         },
       },
     );

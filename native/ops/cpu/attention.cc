@@ -31,9 +31,9 @@ void weigh_visit(const Kernels& k, const TileRows& tile, const Visit& visit, con
       RowRun& last = chunk[end - 1 - from];
       const RowRun whole = last;  // only the keys seen: what lies behind them is not this segment's
       last.count = std::min<int64_t>(whole.count, seen - (end == 1 ? 0 : (end - 1) * kPageKeys - s.first_lane));
-      const bool fetch = row == int64_t{visit.first} * tile.group;  // later blocks find the chunk in a cache
       const float* const at = p + row * stride + kScoreMargin + s.position + first_key;
-      k.weigh(rows, columns, chunk, end - from, columns, fetch, at, stride, 1, acc + row * columns, columns);
+      k.weigh(rows, columns, chunk, end - from, columns, tile.begins(visit, row), at, stride, 1, acc + row * columns,
+              columns);
       last = whole;
     });
   }

@@ -29,6 +29,9 @@ struct TileRows {
 
   const Query& query_of(int64_t row) const { return queries[row / group]; }
 
+  /// Whether a block of rows from `row` on is the visit's first: it reads pages that later ones find in a cache.
+  bool begins(const Visit& visit, int64_t row) const { return row == int64_t{visit.first} * group; }
+
   /// Most keys of `s` that one of the tile's queries first .. end - 1 sees.
   int32_t seen(const Segment& s, int32_t first, int32_t end) const {
     int32_t most = 0;

@@ -1,9 +1,8 @@
 /**
- * A loopback connection to a JVM that speaks py4j: one exchange at a time, each with a deadline.
+ * A loopback connection to a JVM that speaks py4j: one request at a time, each with a deadline.
  *
- * An exchange is one request or several in turn, each sent the moment the one before is answered. (Sent together, the
- * JVM would hold back its second small answer until the first is acknowledged, 40 ms later.) An answer that comes too
- * late cannot be told from the next one's, so a connection whose exchange timed out or was cancelled is closed for good.
+ * An answer that comes too late cannot be told from the next one's, so a connection whose request timed out or was
+ * cancelled is closed for good.
  */
 import { createConnection, type Socket } from "node:net";
 import { EnvironmentError } from "../environment.js";
@@ -27,18 +26,8 @@ export interface RequestOptions {
 /** Longest answer read, in bytes. The longest list of valid actions seen is under 3 MiB. */
 const MAX_REPLY_BYTES = 64 * 1024 * 1024;
 
-/** A method to call: an object's, or a class's by its name. */
-export interface JavaCall {
-  readonly target: JavaReference | string;
-  readonly method: string;
-  readonly args?: readonly JavaArgument[];
-}
-
 interface Pending {
-  readonly requests: readonly string[];
-  /** Answers so far. */
-  readonly lines: string[];
-  readonly resolve: (lines: string[]) => void;
+  readonly resolve: (line: string) => void;
   readonly reject: (error: unknown) => void;
 }
 
@@ -78,54 +67,43 @@ export class Py4jConnection {
 
   /** Makes an object of a class. */
   async construct(className: string, options: RequestOptions): Promise<JavaReference> {
-    const line = await this.request(constructRequest(className), `new ${className}`, options);
-    const value = await this.#value(line, `new ${className}`, options);
+    const value = await this.#value(constructRequest(className), `new ${className}`, options);
     if (value instanceof JavaReference) return value;
     throw new EnvironmentError("ENVIRONMENT_PROTOCOL", `new ${className} did not return an object.`);
   }
 
   /**
-   * Calls methods one after the other.
+   * Calls a method.
    *
-   * @returns What each returned.
    * @throws EnvironmentError `ENVIRONMENT_TIMEOUT`, `ENVIRONMENT_LOST`, `ENVIRONMENT_PROTOCOL`, or `ENVIRONMENT_FAILED`
-   *   when Java threw; the calls behind the one that threw have been made all the same.
+   *   when Java threw.
    */
-  async call(calls: readonly JavaCall[], options: RequestOptions): Promise<JavaValue[]> {
-    const requests = calls.map(({ target, method, args = [] }) => callRequest(target, method, args));
-    const lines = await this.#exchange(requests, calls[0]?.method ?? "nothing", options);
-    const values: JavaValue[] = [];
-    for (const [i, line] of lines.entries()) values.push(await this.#value(line, calls[i]?.method ?? "", options));
-    return values;
+  async call(
+    target: JavaReference | string,
+    method: string,
+    args: readonly JavaArgument[],
+    options: RequestOptions,
+  ): Promise<JavaValue> {
+    return this.#value(callRequest(target, method, args), method, options);
   }
 
   /** Lets the JVM forget an object. */
   async release(reference: JavaReference, options: RequestOptions): Promise<void> {
-    await this.#value(await this.request(releaseRequest(reference), "release", options), "release", options);
+    await this.#value(releaseRequest(reference), "release", options);
   }
 
   /** Sends a request as it stands and gives back the answer line. */
   async request(text: string, what: string, options: RequestOptions): Promise<string> {
-    const [line] = await this.#exchange([text], what, options);
-    return line as string;
-  }
-
-  /** Closes the connection; a waiting request ends with `ENVIRONMENT_LOST`. Safe to call twice. */
-  close(): void {
-    this.#fail(lost("The connection to the simulator is closed"));
-  }
-
-  async #exchange(requests: readonly string[], what: string, options: RequestOptions): Promise<string[]> {
     if (this.#closed !== null) throw this.#closed;
     options.signal?.throwIfAborted();
     if (this.#pending !== null)
       throw new EnvironmentError("ENVIRONMENT_PROTOCOL", `${what}: the connection is busy with another request.`);
-    const answers = new Promise<string[]>((resolve, reject) => {
-      this.#pending = { requests, lines: [], resolve, reject };
+    const answer = new Promise<string>((resolve, reject) => {
+      this.#pending = { resolve, reject };
     });
-    this.#socket.write(requests[0] ?? "");
+    this.#socket.write(text);
     try {
-      return await withDeadline(answers, options, what);
+      return await withDeadline(answer, options, what);
     } catch (error) {
       this.close();
       throw error;
@@ -134,9 +112,13 @@ export class Py4jConnection {
     }
   }
 
-  /** The value that an answer line holds; asks for the words of an exception. */
-  async #value(line: string, what: string, options: RequestOptions): Promise<JavaValue> {
-    const reply = this.#parse(line);
+  /** Closes the connection; a waiting request ends with `ENVIRONMENT_LOST`. Safe to call twice. */
+  close(): void {
+    this.#fail(lost("The connection to the simulator is closed"));
+  }
+
+  async #value(request: string, what: string, options: RequestOptions): Promise<JavaValue> {
+    const reply = this.#parse(await this.request(request, what, options));
     if (reply.kind === "value") return reply.value;
     let message = reply.message;
     if (reply.reference !== null) {
@@ -168,17 +150,12 @@ export class Py4jConnection {
       this.#fail(new EnvironmentError("ENVIRONMENT_PROTOCOL", "The simulator answered what was not asked."));
       return;
     }
-    const { requests, lines, resolve } = this.#pending;
-    lines.push(Buffer.concat(this.#chunks).toString("utf8", 0, this.#bytes - 1));
+    const line = Buffer.concat(this.#chunks).toString("utf8", 0, this.#bytes - 1);
     this.#chunks = [];
     this.#bytes = 0;
-    const next = requests[lines.length];
-    if (next !== undefined) {
-      this.#socket.write(next);
-      return;
-    }
+    const { resolve } = this.#pending;
     this.#pending = null;
-    resolve(lines);
+    resolve(line);
   }
 
   #fail(error: EnvironmentError): void {

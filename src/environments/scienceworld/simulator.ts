@@ -4,7 +4,7 @@
  * Every call has a deadline. After a fault the simulator is in an unknown state and is thrown away.
  */
 import { EnvironmentError } from "../environment.js";
-import { type JavaCall, Py4jConnection, type RequestOptions } from "./connection.js";
+import { Py4jConnection, type RequestOptions } from "./connection.js";
 import { Jvm, type JvmOptions } from "./jvm.js";
 import { type JavaArgument, JavaReference, type JavaValue } from "./py4j.js";
 
@@ -130,25 +130,16 @@ export class Simulator {
   }
 
   /**
-   * Carries out an action: four round trips of 0.1 to 0.2 ms beside the step itself.
+   * Carries out an action: four round trips of about 0.2 ms beside the step itself.
    *
    * @throws EnvironmentError `ENVIRONMENT_FAILED` when the simulator broke inside, which it reports as a lost episode.
    */
   async step(action: string, signal?: AbortSignal): Promise<SimulatorStep> {
-    const target = this.#object;
-    const [observation, score, completed, moves] = await this.#callAll(
-      [
-        { target, method: "step", args: [action] },
-        { target, method: "getScore" },
-        { target, method: "getCompleted" },
-        { target, method: "getNumMoves" },
-      ],
-      { signal },
-    );
-    if (typeof observation !== "string") throw this.#unexpected("step", observation);
-    if (typeof score !== "number") throw this.#unexpected("getScore", score);
+    const observation = await this.#text("step", [action], { signal });
+    const score = await this.#number("getScore", signal);
+    const completed = await this.#call("getCompleted", [], { signal });
+    const moves = await this.#number("getNumMoves", signal);
     if (typeof completed !== "boolean") throw this.#unexpected("getCompleted", completed);
-    if (typeof moves !== "number") throw this.#unexpected("getNumMoves", moves);
     if (score < 0 && (await this.#call("errorUnknownEnvironment", [], { signal })) === true)
       throw new EnvironmentError("ENVIRONMENT_FAILED", `The simulator broke at ${JSON.stringify(action)}.`);
     return { observation, score, completed, moves };
@@ -218,8 +209,7 @@ export class Simulator {
   async #list(method: string, signal: AbortSignal | undefined): Promise<string[]> {
     const list = await this.#call(method, [], { signal });
     if (!(list instanceof JavaReference)) throw this.#unexpected(method, list);
-    const join = { target: "java.lang.String", method: "join", args: ["\n", list] };
-    const [joined] = await this.#callAll([join], { signal });
+    const joined = await this.#raw("java.lang.String", "join", ["\n", list], { signal });
     await this.#guard(() => this.#connection.release(list, this.#wait({ signal })));
     if (typeof joined !== "string") throw this.#unexpected(method, joined);
     return joined === "" ? [] : joined.split("\n");
@@ -238,12 +228,16 @@ export class Simulator {
   }
 
   async #call(method: string, args: readonly JavaArgument[], options: CallOptions): Promise<JavaValue> {
-    const [value] = await this.#callAll([{ target: this.#object, method, args }], options);
-    return value;
+    return this.#raw(this.#object, method, args, options);
   }
 
-  async #callAll(calls: readonly JavaCall[], options: CallOptions): Promise<JavaValue[]> {
-    return this.#guard(() => this.#connection.call(calls, this.#wait(options)));
+  async #raw(
+    target: JavaReference | string,
+    method: string,
+    args: readonly JavaArgument[],
+    options: CallOptions,
+  ): Promise<JavaValue> {
+    return this.#guard(() => this.#connection.call(target, method, args, this.#wait(options)));
   }
 
   #wait(options: CallOptions): RequestOptions {

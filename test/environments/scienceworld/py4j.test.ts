@@ -4,7 +4,7 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { afterEach, describe, expect, it } from "vitest";
 import { EnvironmentError } from "../../../src/environments/environment.js";
-import { Py4jConnection, type RequestOptions } from "../../../src/environments/scienceworld/connection.js";
+import { Py4jConnection } from "../../../src/environments/scienceworld/connection.js";
 import {
   callRequest,
   constructRequest,
@@ -47,16 +47,11 @@ async function serve(answer: (request: string, socket: Socket) => void): Promise
   return address.port;
 }
 
-/** Calls one method and gives back its value. */
-async function step(connection: Py4jConnection, args: string[], options: RequestOptions): Promise<unknown> {
-  return (await connection.call([{ target: new JavaReference("o0"), method: "step", args }], options))[0];
-}
-
 /** Calls a method of a server that answers with `bytes`. */
 async function callAnsweredBy(bytes: string): Promise<unknown> {
   const connection = await Py4jConnection.connect(await serve((_, socket) => socket.write(bytes)), wait);
   try {
-    return await step(connection, ["look"], wait);
+    return await connection.call(new JavaReference("o0"), "step", ["look"], wait);
   } finally {
     connection.close();
   }
@@ -147,8 +142,12 @@ describe.skipIf(recordings === null)("the recorded exchange", () => {
       if (arg[0] === "b") return text === "True";
       return arg[0] === "r" ? new JavaReference(text) : unescapeText(text);
     });
-    const receiver = target.startsWith("z:") ? target.slice(2) : new JavaReference(target);
-    return (await connection.call([{ target: receiver, method, args: decoded }], wait))[0];
+    return connection.call(
+      target.startsWith("z:") ? target.slice(2) : new JavaReference(target),
+      method,
+      decoded,
+      wait,
+    );
   }
 
   it("plays from the first to the last pair, byte for byte", async () => {
@@ -189,13 +188,13 @@ describe("a connection that goes wrong", () => {
   it("ends a call without an answer at its deadline, and stays closed", async () => {
     const connection = await Py4jConnection.connect(await serve(() => undefined), wait);
     const started = performance.now();
-    await expect(step(connection, ["look"], { deadlineMs: 60 })).rejects.toMatchObject({
+    await expect(connection.call(new JavaReference("o0"), "step", ["look"], { deadlineMs: 60 })).rejects.toMatchObject({
       code: "ENVIRONMENT_TIMEOUT",
       retryable: true,
     });
     expect(performance.now() - started).toBeLessThan(1000);
     // The late answer must not be taken for the next one's.
-    await expect(step(connection, ["look"], wait)).rejects.toMatchObject({
+    await expect(connection.call(new JavaReference("o0"), "step", ["look"], wait)).rejects.toMatchObject({
       code: "ENVIRONMENT_LOST",
     });
   });
@@ -203,7 +202,7 @@ describe("a connection that goes wrong", () => {
   it("ends a call that is cancelled with the reason given", async () => {
     const connection = await Py4jConnection.connect(await serve(() => undefined), wait);
     const abort = new AbortController();
-    const call = step(connection, ["look"], { ...wait, signal: abort.signal });
+    const call = connection.call(new JavaReference("o0"), "step", ["look"], { ...wait, signal: abort.signal });
     abort.abort(new Error("no longer needed"));
     await expect(call).rejects.toThrow("no longer needed");
   });
@@ -212,7 +211,7 @@ describe("a connection that goes wrong", () => {
     for (const bytes of ["", "!yshalf of"]) {
       const port = await serve((_, socket) => socket.end(bytes));
       const connection = await Py4jConnection.connect(port, wait);
-      await expect(step(connection, [], wait)).rejects.toMatchObject({
+      await expect(connection.call(new JavaReference("o0"), "step", [], wait)).rejects.toMatchObject({
         code: "ENVIRONMENT_LOST",
       });
     }
@@ -236,36 +235,14 @@ describe("a connection that goes wrong", () => {
       for (let i = 0; i < bytes.length; i++) setTimeout(() => socket.write(bytes.subarray(i, i + 1)), 5 * i);
     });
     const connection = await Py4jConnection.connect(port, wait);
-    expect(await step(connection, [], wait)).toBe("ü\n€");
+    expect(await connection.call(new JavaReference("o0"), "step", [], wait)).toBe("ü\n€");
     connection.close();
-  });
-
-  it("makes several calls in turn, each when the one before is answered", async () => {
-    const target = new JavaReference("o0");
-    const calls = ["step", "getScore", "getCompleted"].map((method) => ({ target, method }));
-    for (const [answers, outcome] of [
-      [
-        ["!ysdone\n", "!yd0.5\n", "!ybtrue\n"],
-        ["done", 0.5, true],
-      ],
-      [["!xsbroken\n", "!yd0\n", "!ybfalse\n"], "ENVIRONMENT_FAILED"],
-      [["!ysdone\n!yd0.5\n"], "ENVIRONMENT_PROTOCOL"],
-    ] as const) {
-      const requests: string[] = [];
-      const port = await serve((request, socket) => socket.write(answers[requests.push(request) - 1] ?? ""));
-      const connection = await Py4jConnection.connect(port, wait);
-      const answered = connection.call(calls, wait);
-      if (typeof outcome === "string") await expect(answered).rejects.toMatchObject({ code: outcome });
-      else expect(await answered).toEqual(outcome);
-      expect(requests).toEqual(calls.slice(0, answers.length).map(({ method }) => callRequest(target, method, [])));
-      connection.close();
-    }
   });
 
   it("refuses a second request while one waits", async () => {
     const connection = await Py4jConnection.connect(await serve(() => undefined), wait);
-    const first = step(connection, [], { deadlineMs: 100 });
-    await expect(step(connection, [], wait)).rejects.toThrow(/busy/);
+    const first = connection.call(new JavaReference("o0"), "step", [], { deadlineMs: 100 });
+    await expect(connection.call(new JavaReference("o0"), "step", [], wait)).rejects.toThrow(/busy/);
     await expect(first).rejects.toMatchObject({ code: "ENVIRONMENT_TIMEOUT" });
   });
 
@@ -290,7 +267,7 @@ describe("a connection that goes wrong", () => {
       bytes = Buffer.from(next);
       let outcome = "value";
       try {
-        await step(connection, [], patient);
+        await connection.call(new JavaReference("o0"), "step", [], patient);
       } catch (error) {
         if (!(error instanceof EnvironmentError)) throw error;
         outcome = error.code;

@@ -55,8 +55,7 @@ void score_tile(int64_t depth, const float* a, int64_t a_row, const float* const
     for (int j = 0; j < V; j++) store(s + r * stride + j * kWidth, acc[r][j] * scale);
 }
 
-using ScoreTile = void (*)(int64_t, const float*, int64_t, const float* const*, int, bool, float,
-                           float*, int64_t);
+using ScoreTile = void (*)(int64_t, const float*, int64_t, const float* const*, int, bool, float, float*, int64_t);
 template <int P, int R = 1>
 ScoreTile score_tile_of(int rows) {
   if constexpr (R <= kScoreRows) {
