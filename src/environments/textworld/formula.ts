@@ -104,7 +104,7 @@ function* instances<State>(
   try {
     for (const id of world.entities(variable.type)) {
       bindings.set(variable.name, id);
-      if (formula.kind === "exists" && refuted(formula.body, bindings, world)) continue;
+      if (formula.kind === "exists" && refuted(formula.body, variable.name, bindings, world)) continue;
       yield* instances(formula, depth + 1, bindings, world);
     }
   } finally {
@@ -113,10 +113,11 @@ function* instances<State>(
   }
 }
 
-/** Whether a part of a conjunction whose variables are all bound is false for good. */
-function refuted<State>(body: Formula, bindings: Bindings, world: Grounding<State>): boolean {
-  if (body.kind === "and") return body.parts.some((part) => refuted(part, bindings, world));
+/** Whether a part of a conjunction that the variable `bound` last completed is false for good. */
+function refuted<State>(body: Formula, bound: string, bindings: Bindings, world: Grounding<State>): boolean {
+  if (body.kind === "and") return body.parts.some((part) => refuted(part, bound, bindings, world));
   if (body.kind !== "atom") return false;
+  if (!body.terms.some((term) => "variable" in term && term.variable === bound)) return false;
   if (body.terms.some((term) => "variable" in term && !bindings.has(term.variable))) return false;
   return reduce(body, bindings, world) === false;
 }

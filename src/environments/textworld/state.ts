@@ -40,14 +40,20 @@ export function initialState(world: World): WorldState {
   };
 }
 
+const compiledGoals = new WeakMap<World, (state: WorldState) => boolean>();
+
 /**
- * The world's goal as a test of its state.
+ * The world's goal as a test of its state, compiled once for each world.
  *
  * @throws RangeError when the goal uses a predicate or a type that the world does not know.
  */
 export function compileGoal(world: World): (state: WorldState) => boolean {
+  const known = compiledGoals.get(world);
+  if (known !== undefined) return known;
   const test = ground(world.goal, grounding(world));
-  return typeof test === "boolean" ? () => test : test;
+  const goal = typeof test === "boolean" ? () => test : test;
+  compiledGoals.set(world, goal);
+  return goal;
 }
 
 function grounding(world: World): Grounding<WorldState> {
