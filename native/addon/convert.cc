@@ -34,6 +34,7 @@ Integer integer(const Napi::Value& value, const char* key, int64_t lowest, int64
   return static_cast<Integer>(given);
 }
 constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
+constexpr int64_t kMaxDraftTokens = 64;
 
 uint64_t bits64(const Napi::Value& value, const char* key) {
   if (!value.IsBigInt()) refuse(key, "a bigint");
@@ -185,6 +186,7 @@ EngineOptions engine_options(const Napi::Value& value) {
   sizes.offload_optimizer = boolean(member(from, "offloadOptimizer"), "offloadOptimizer");
   if (const Napi::Value lora = member(from, "lora"); !lora.IsNull()) sizes.lora = lora_config(object(lora, "lora"));
   sizes.max_sequences = integer<int64_t>(member(from, "maxSequences"), "maxSequences", 1, kMaxInt32);
+  sizes.draft_tokens = integer<int64_t>(member(from, "draftTokens"), "draftTokens", 0, kMaxDraftTokens);
   sizes.cache_tokens = integer<int64_t>(member(from, "cacheTokens"), "cacheTokens", 1, kMaxInt32);
   sizes.max_batch_tokens = integer<int64_t>(member(from, "maxBatchTokens"), "maxBatchTokens", 2, kMaxInt32 - 1);
   if (const Napi::Value limit = member(from, "memoryLimit"); !limit.IsNull())
@@ -373,6 +375,8 @@ Napi::Object to_js(Napi::Env env, const Engine::Stats& stats) {
   set("prefillTokens", stats.counters.prefill_tokens);
   set("reusedTokens", stats.counters.reused_tokens);
   set("decodedTokens", stats.counters.decoded_tokens);
+  set("draftedTokens", stats.counters.drafted_tokens);
+  set("acceptedDrafts", stats.counters.accepted_drafts);
   set("weightVersion", stats.weight_version);
   return result;
 }

@@ -117,7 +117,7 @@ void Engine::run(std::function<void(const Started*, const Error*)> started) {
       report.tensors.push_back({name, parameter.shape, parameter.trainable});
     }
     trainer_ = std::make_unique<Trainer>(*model_);
-    const Scheduler::Limits limits{static_cast<int32_t>(sizes.max_sequences),
+    const Scheduler::Limits limits{static_cast<int32_t>(sizes.max_sequences), static_cast<int32_t>(sizes.draft_tokens),
                                    static_cast<int32_t>(model_->options().max_rows), cache_pages(sizes),
                                    sizes.model.max_positions};
     scheduler_ = std::make_unique<Scheduler>(*backend_, *model_, limits,

@@ -174,6 +174,15 @@ void KvCache::append(CacheNode& tail, int32_t token, int32_t& reserved) {
   tail.tokens.push_back(token);
 }
 
+void KvCache::retract(CacheNode& tail, int32_t size, int32_t& reserved) {
+  for (auto page = tail.pages.begin() + pages_for(tail.position, size); page != tail.pages.end(); ++page) {
+    table_.unpin(*page);
+    ++reserved;
+    ++reserved_;
+  }
+  truncate(&tail, size);
+}
+
 void KvCache::adopt(std::unique_ptr<CacheNode> tail) {
   for (const int32_t page : tail->pages) table_.unpin(page);
   tail->pins = 0;

@@ -91,6 +91,8 @@ class KvCache {
   std::unique_ptr<CacheNode> make_tail(CacheNode* parent);
   /// Appends a token; takes a page when it needs one, out of `reserved` (the sequence's own count, and reserve()'s).
   void append(CacheNode& tail, int32_t token, int32_t& reserved);
+  /// Takes back the tokens behind the first `size`; their pages are reserved again.
+  void retract(CacheNode& tail, int32_t size, int32_t& reserved);
   /// Gives the computed part of a finished tail to the tree.
   void adopt(std::unique_ptr<CacheNode> tail);
   void discard(std::unique_ptr<CacheNode> tail);

@@ -28,6 +28,8 @@ std::string explain(const Backend& backend, const MemoryPlan& plan, const Engine
   std::string optimizer = full ? "train adapters (lora)" : "lower the LoRA rank";
   if (sizes.dtype == DType::bf16 && !sizes.compact_optimizer) optimizer += " or choose optimizerState compact";
   if (backend.reaches_host_memory() && !sizes.offload_optimizer) optimizer += " or switch offloadOptimizer on";
+  const char* rows = sizes.draft_tokens > 0 ? "lower maxBatchTokens, maxSequences or draftTokens"
+                                            : "lower maxBatchTokens or maxSequences";
   std::vector<Purpose> purposes = {
       {"weights", plan.weights,
        sizes.dtype == DType::f32          ? "choose dtype bf16"
@@ -39,8 +41,8 @@ std::string explain(const Backend& backend, const MemoryPlan& plan, const Engine
        sizes.training && !sizes.recompute ? "lower cacheTokens or switch recompute on" : "lower cacheTokens"},
       {"activations", plan.activations,
        sizes.training && !sizes.recompute ? "switch recompute on or lower maxBatchTokens" : "lower maxBatchTokens"},
-      {"head", plan.head, "lower maxBatchTokens or maxSequences"},
-      {"scratch", plan.scratch, "lower maxBatchTokens or maxSequences"}};
+      {"head", plan.head, rows},
+      {"scratch", plan.scratch, rows}};
   std::ranges::stable_sort(purposes, std::greater{}, &Purpose::bytes);
   std::string parts, advice;
   for (const Purpose& p : purposes)
@@ -69,7 +71,7 @@ void check_limits(const Backend& backend, const EngineSizes& sizes, const Memory
 }  // namespace
 
 Model::Options model_options(const EngineSizes& sizes) {
-  const int64_t rows = std::max(sizes.max_batch_tokens, sizes.max_sequences);
+  const int64_t rows = std::max(sizes.max_batch_tokens, decode_rows(sizes));
   return {sizes.dtype, sizes.training,         sizes.recompute,        rows + rows % 2,
           sizes.lora,  sizes.compact_optimizer, sizes.offload_optimizer};
 }
@@ -101,7 +103,7 @@ MemoryPlan plan_memory(const Backend& backend, const EngineSizes& sizes) {
   plan.activations = model.workspace + trainer.tape;
   // Final hidden states of distinct rows, and of every draw.
   const size_t sampler_hidden =
-      2 * static_cast<size_t>(sizes.max_sequences) * static_cast<size_t>(c.hidden_size) * activation;
+      2 * static_cast<size_t>(decode_rows(sizes)) * static_cast<size_t>(c.hidden_size) * activation;
   plan.head = trainer.hidden + sampler_hidden + backend.head_scratch_bytes(c.vocab_size, options.max_rows);
   const int64_t widest =
       std::max({int64_t{c.hidden_size}, int64_t{c.intermediate_size}, int64_t{c.heads} * c.head_dim});

@@ -14,6 +14,7 @@ struct EngineSizes {
   bool training = false, recompute = false;
   LoraConfig lora;
   int64_t max_sequences = 1;     // sequences decoded side by side
+  int64_t draft_tokens = 0;      // guesses that each of them may check in a step
   int64_t cache_tokens = 0;      // tokens the sampler's key-value cache holds
   int64_t max_batch_tokens = 0;  // forest tokens of one forward pass
   bool compact_optimizer = false, offload_optimizer = false;  // Model::Options
@@ -31,6 +32,8 @@ struct MemoryPlan {
 
 /// The model's options for these sizes; max_rows is even, as the trainer's padding wants it, and holds a decode step.
 Model::Options model_options(const EngineSizes& sizes);
+/// Rows of a step in which all sequences decode.
+inline int64_t decode_rows(const EngineSizes& sizes) { return sizes.max_sequences * (1 + sizes.draft_tokens); }
 /// Pages of the sampler's cache.
 int cache_pages(const EngineSizes& sizes);
 

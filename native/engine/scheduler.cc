@@ -27,9 +27,15 @@ struct Scheduler::Sequence {
   CacheNode* prompt;                // pinned
   std::unique_ptr<CacheNode> tail;  // sampled tokens; the last of them has no keys yet
   int32_t reserved = 0;             // pages promised and not yet taken
+  int32_t drafted = 0;              // of the tail's tokens, the last ones: guesses
+  std::vector<int32_t> recent;      // the last tokens of prompt and completion: the context of the next guess
   Sampler sampler;
   Completion result;
 
+  /// The guesses at the end of the tail.
+  std::span<const int32_t> guesses() const {
+    return tail ? std::span<const int32_t>(tail->tokens).last(static_cast<size_t>(drafted)) : std::span<const int32_t>{};
+  }
   /// Absolute position of the next token to draw.
   int32_t position() const { return static_cast<int32_t>(request->what.prompt.size() + result.tokens.size()); }
 };
@@ -42,7 +48,7 @@ struct Scheduler::Batch {
   std::vector<std::pair<CacheNode*, int32_t>> computed;    // nodes and how many new keys they get
   std::vector<int32_t> rows;                               // distinct rows whose hidden states are needed
   std::unordered_map<const CacheNode*, int32_t> row_of;    // index into rows of a node's last token
-  std::vector<Sequence*> draws;
+  std::vector<Sequence*> draws;                            // the draws of one sequence lie together, in order
   std::vector<int32_t> draw_row;  // beside draws: index into rows
 
   /// Adds `node` below its ancestors, with its last `queries` tokens of the first `keys` as rows.
@@ -68,6 +74,15 @@ struct Scheduler::Batch {
   void want_last_row(const CacheNode& node) {
     row_of.emplace(&node, static_cast<int32_t>(rows.size()));
     rows.push_back(static_cast<int32_t>(forest.tokens.size()) - 1);
+  }
+
+  /// `sequence` draws a token from each of the last `count` rows added.
+  void want_rows(Sequence& sequence, int32_t count) {
+    for (int32_t i = count; i > 0; --i) {
+      draws.push_back(&sequence);
+      draw_row.push_back(static_cast<int32_t>(rows.size()));
+      rows.push_back(static_cast<int32_t>(forest.tokens.size()) - i);
+    }
   }
 
   /// `sequence` draws a token from the last row of `node`.
@@ -122,8 +137,10 @@ Scheduler::Scheduler(Backend& backend, Model& model, const Limits& limits, const
       cache_(limits.pages, 2),
       pool_(backend.create_kv_pool(model.config().layers, model.config().kv_heads, model.config().head_dim,
                                    limits.pages + padding_pages(backend))),
-      hidden_(backend, limits.max_sequences, model.config().hidden_size, backend.activation_dtype(model.head().dtype)),
-      drawn_(backend, limits.max_sequences, model.config().hidden_size, backend.activation_dtype(model.head().dtype)) {}
+      hidden_(backend, limits.decode_rows(), model.config().hidden_size, backend.activation_dtype(model.head().dtype)),
+      drawn_(backend, limits.decode_rows(), model.config().hidden_size, backend.activation_dtype(model.head().dtype)) {
+  if (limits.draft_tokens > 0) drafts_.emplace();
+}
 
 Scheduler::~Scheduler() = default;
 
@@ -229,11 +246,18 @@ bool Scheduler::start(Request& request) {
     if (request.prompt == nullptr) return false;
     // The last token's hidden state is always computed.
     counters_.reused_tokens += std::min<int64_t>(reused, static_cast<int64_t>(request.what.prompt.size()) - 1);
+    if (drafts_) {
+      const std::span<const int32_t> prompt = request.what.prompt;
+      for (size_t at = static_cast<size_t>(reused); at < prompt.size(); ++at) drafts_->learn(prompt.first(at), prompt[at]);
+    }
   } else if (!cache_.reserve(pages)) {
     return false;
   }
   auto sequence = std::make_unique<Sequence>(request, request.started++, token_bytes_);
   sequence->reserved = pages;
+  const std::span<const int32_t> prompt = request.what.prompt;
+  const auto known = prompt.last(std::min(prompt.size(), DraftTable::kLongest));
+  sequence->recent.assign(known.begin(), known.end());
   cache_.pin(sequence->prompt);
   sequences_.push_back(std::move(sequence));
   return true;
@@ -267,13 +291,20 @@ void Scheduler::run_batch(bool adapters) {
     return a->prompt->position < b->prompt->position;
   });
   Batch batch;
-  batch.room = limits_.max_batch_tokens - static_cast<int32_t>(decoding.size());
+  batch.room = limits_.max_batch_tokens;
+  bool drafted = false;
+  for (Sequence* sequence : decoding) {
+    if (drafts_) draft(*sequence);
+    drafted = drafted || sequence->drafted > 0;
+    batch.room -= 1 + sequence->drafted;
+  }
   for (Sequence* sequence : known) plan_prompt(batch, *sequence);
   for (Sequence* sequence : reading) plan_prompt(batch, *sequence);
   for (Sequence* sequence : decoding) plan_decode(batch, *sequence);
   if (batch.forest.tokens.empty()) return;
-  // Only decoding repeats itself; a prompt has its own shape, and enough work to hide how it is queued.
-  const bool repeats = known.empty() && reading.empty();
+  // Only decoding repeats itself; a prompt has its own shape, and enough work to hide how it is queued. Guesses change
+  // the shape from step to step.
+  const bool repeats = known.empty() && reading.empty() && !drafted;
   if (repeats) batch.pad(backend_.step_granularity(), limits_.max_sequences, limits_.pages);
   const Step step(repeats ? &backend_ : nullptr);
 
@@ -290,14 +321,28 @@ void Scheduler::run_batch(bool adapters) {
   sample(batch);
 }
 
-/// The row of a running sequence's newest token.
+/// Appends guesses to a tail: as many as could be sampled before the completion's last token, and none under choices,
+/// whose masks depend on the tokens before.
+void Scheduler::draft(Sequence& sequence) {
+  const GenerateRequest& request = sequence.request->what;
+  if (request.rule.choices) return;
+  const int32_t last = new_token_limit(request) - static_cast<int32_t>(sequence.result.tokens.size()) - 1;
+  std::vector<int32_t> tokens = sequence.recent;
+  drafts_->extend(tokens, std::min(limits_.draft_tokens, last));
+  for (size_t i = sequence.recent.size(); i < tokens.size(); ++i) {
+    cache_.append(*sequence.tail, tokens[i], sequence.reserved);
+    ++sequence.drafted;
+  }
+  counters_.drafted_tokens += sequence.drafted;
+}
+
+/// The rows of a running sequence's newest token and of the guesses behind it.
 void Scheduler::plan_decode(Batch& batch, Sequence& sequence) {
   CacheNode& tail = *sequence.tail;
-  batch.add(tail, tail.size(), 1);
-  batch.computed.emplace_back(&tail, 1);
-  batch.want_last_row(tail);
-  batch.draw(sequence, tail);
-  ++counters_.decoded_tokens;
+  const int32_t rows = 1 + sequence.drafted;
+  batch.add(tail, tail.size(), rows);
+  batch.computed.emplace_back(&tail, rows);
+  batch.want_rows(sequence, rows);
 }
 
 /// As much of a prompt as there is room for; with its last token, the first draw.
@@ -346,20 +391,36 @@ void Scheduler::sample(Batch& batch) {
   }
 
   std::vector<SampleParams> params;
-  for (const Sequence* sequence : batch.draws) params.push_back(sequence->sampler.params(sequence->position()));
+  for (int64_t i = 0, first = 0; i < count; ++i) {
+    const Sequence& sequence = *batch.draws[i];
+    if (batch.draws[first] != &sequence) first = i;
+    params.push_back(sequence.sampler.params(sequence.position() + static_cast<int32_t>(i - first)));
+  }
   std::vector<SampleResult> results(static_cast<size_t>(drawn.rows));
   params.resize(results.size());
   backend_.head_sample(results, drawn, model_.head(), params);
 
+  // What follows a guess that was not drawn counts for nothing, and neither would a failure there.
+  std::vector<std::pair<Sequence*, std::span<const SampleResult>>> drawn_tokens;
+  for (int64_t first = 0, next = 0; first < count; first = next) {
+    Sequence* sequence = batch.draws[first];
+    while (next < count && batch.draws[next] == sequence) ++next;
+    size_t good = 0;
+    const auto guesses = sequence->guesses();
+    while (good < guesses.size() && results[first + good].token == guesses[good]) ++good;
+    drawn_tokens.emplace_back(sequence, std::span(results).subspan(first, good + 1));
+  }
+
   // A request fails as a whole, which frees its other sequences: first those that fail, then those that go on.
   std::map<Request*, int32_t> failed;
-  for (int64_t i = 0; i < count; ++i) {
-    const Sequence& sequence = *batch.draws[i];
-    const bool good = results[i].token >= 0 && std::isfinite(results[i].logprob);
-    if (!good) failed.emplace(sequence.request, sequence.position());
+  for (const auto& [sequence, tokens] : drawn_tokens) {
+    const auto bad = std::ranges::find_if(
+        tokens, [](const SampleResult& r) { return r.token < 0 || !std::isfinite(r.logprob); });
+    const auto at = static_cast<int32_t>(bad - tokens.begin());
+    if (bad != tokens.end()) failed.emplace(sequence->request, sequence->position() + at);
   }
-  for (int64_t i = 0; i < count; ++i) {
-    if (!failed.contains(batch.draws[i]->request)) accept(*batch.draws[i], results[i]);
+  for (const auto& [sequence, tokens] : drawn_tokens) {
+    if (!failed.contains(sequence->request)) accept(*sequence, tokens);
   }
   for (const auto& [request, position] : failed) {
     const Error error("NUMERICS", "The model's output is not finite at position " + std::to_string(position) + ".");
@@ -367,20 +428,42 @@ void Scheduler::sample(Batch& batch) {
   }
 }
 
-void Scheduler::accept(Sequence& sequence, const SampleResult& drawn) {
-  const GenerateRequest& request = sequence.request->what;
+/// Takes what a sequence drew: the guesses that came true, whose keys it has, and the token after them.
+void Scheduler::accept(Sequence& sequence, std::span<const SampleResult> drawn) {
+  const bool decoding = sequence.tail != nullptr;
+  const int32_t before = decoding ? sequence.tail->size() - sequence.drafted : 0;
+  sequence.drafted = 0;
+  std::optional<FinishReason> finished;
+  size_t taken = 0;
+  while (taken < drawn.size() && !finished) finished = take(sequence, drawn[taken++]);
+  if (decoding) {
+    // Keys of the newest token, if there will be any, are the next step's.
+    cache_.retract(*sequence.tail, before + static_cast<int32_t>(taken) - 1, sequence.reserved);
+    counters_.decoded_tokens += static_cast<int64_t>(taken);
+    counters_.accepted_drafts += static_cast<int64_t>(taken) - 1;
+  }
+  if (finished) return finish(sequence, *finished);
+  if (!decoding) sequence.tail = cache_.make_tail(sequence.prompt);
+  cache_.append(*sequence.tail, sequence.result.tokens.back(), sequence.reserved);
+}
+
+/// Adds one token to a completion; why it ends with it, if it does.
+std::optional<FinishReason> Scheduler::take(Sequence& sequence, const SampleResult& drawn) {
   Completion& result = sequence.result;
   result.tokens.push_back(drawn.token);
   result.logprobs.push_back(drawn.logprob);
   result.sampling_logprobs.push_back(drawn.sampling_logprob);
   result.kept_mass.push_back(drawn.kept_mass);
   result.entropy.push_back(drawn.entropy);
-  if (sequence.sampler.accept(drawn.token)) return finish(sequence, FinishReason::stop);
-  if (static_cast<int32_t>(result.tokens.size()) == new_token_limit(request)) {
-    return finish(sequence, FinishReason::length);
+  if (drafts_) {
+    drafts_->learn(sequence.recent, drawn.token);
+    if (sequence.recent.size() == DraftTable::kLongest) sequence.recent.erase(sequence.recent.begin());
+    sequence.recent.push_back(drawn.token);
   }
-  if (!sequence.tail) sequence.tail = cache_.make_tail(sequence.prompt);
-  cache_.append(*sequence.tail, drawn.token, sequence.reserved);
+  if (sequence.sampler.accept(drawn.token)) return FinishReason::stop;
+  const auto count = static_cast<int32_t>(result.tokens.size());
+  if (count == new_token_limit(sequence.request->what)) return FinishReason::length;
+  return std::nullopt;
 }
 
 /// Frees a sequence, keeps its keys for later turns, reports its completion.

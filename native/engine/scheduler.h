@@ -1,5 +1,6 @@
-// Continuous batching: requests join and leave between steps, and every step is one forward pass that mixes one token
-// of each running sequence with chunks of the prompts that are still being read.
+// Continuous batching: requests join and leave between steps, and every step is one forward pass that mixes the newest
+// token of each running sequence, with guesses of those that follow it (drafts.h), and chunks of the prompts that are
+// still being read.
 //
 // Admission is first come, first served, one completion at a time: it starts when a slot is free and the worst case of
 // its pages is reserved, and so never fails for lack of memory once it runs. What a completion samples depends on the
@@ -13,6 +14,7 @@
 #include <optional>
 #include <vector>
 
+#include "drafts.h"
 #include "kv_cache.h"
 #include "model.h"
 #include "sampler.h"
@@ -43,10 +45,14 @@ struct GenerateRequest {
 class Scheduler {
  public:
   struct Limits {
-    int32_t max_sequences, max_batch_tokens, pages, context;  // max_batch_tokens >= max_sequences
+    int32_t max_sequences, draft_tokens, max_batch_tokens, pages, context;
+    /// Rows of a step in which all sequences decode; max_batch_tokens is not less.
+    int32_t decode_rows() const { return max_sequences * (1 + draft_tokens); }
   };
   struct Counters {
-    int64_t prefill_tokens = 0, reused_tokens = 0, decoded_tokens = 0;
+    int64_t prefill_tokens = 0, reused_tokens = 0;
+    int64_t decoded_tokens = 0;  // after a completion's first; of these, accepted_drafts were guessed
+    int64_t drafted_tokens = 0, accepted_drafts = 0;
   };
 
   /// Allocates the key-value pool. token_bytes may be null; it and the model outlive the scheduler.
@@ -80,11 +86,13 @@ class Scheduler {
   void check() const;
   void admit();
   bool start(Request& request);
+  void draft(Sequence& sequence);
   void run_batch(bool adapters);
   void plan_decode(Batch& batch, Sequence& sequence);
   void plan_prompt(Batch& batch, Sequence& sequence);
   void sample(Batch& batch);
-  void accept(Sequence& sequence, const SampleResult& drawn);
+  void accept(Sequence& sequence, std::span<const SampleResult> drawn);
+  std::optional<FinishReason> take(Sequence& sequence, const SampleResult& drawn);
   void finish(Sequence& sequence, FinishReason reason);
   void close(Request& request, const Error* error);
 
@@ -95,7 +103,8 @@ class Scheduler {
   const bool check_every_step_;  // environment variable ACT_CHECK_CACHE: for tests
   KvCache cache_;
   std::unique_ptr<KvPool> pool_;
-  Buffer hidden_, drawn_;  // [max_sequences, D]: final hidden states of distinct rows, and of every draw
+  Buffer hidden_, drawn_;  // [decode_rows, D]: final hidden states of distinct rows, and of every draw
+  std::optional<DraftTable> drafts_;  // where draft_tokens > 0
   std::map<uint64_t, std::unique_ptr<Request>> requests_;
   std::deque<Request*> waiting_;  // with completions not yet started, in order of arrival
   std::deque<std::unique_ptr<Sequence>> sequences_;  // running, in order of their start

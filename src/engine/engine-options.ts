@@ -58,6 +58,15 @@ export const engineOptionsSchema = z.strictObject({
     .optional()
     .describe("folder of PEFT adapters to begin with; rank, alpha and targets come from it"),
   maxSequences: z.number().int().min(1).default(32).describe("sequences sampled side by side at most"),
+  draftTokens: z
+    .number()
+    .int()
+    .min(0)
+    .max(64)
+    .default(0)
+    .describe(
+      "tokens guessed and checked in a decoding step of each sequence (speculative decoding); results stay the same",
+    ),
   cacheTokens: z.number().int().min(1).optional().describe("tokens the key-value cache of sampling holds"),
   maxBatchTokens: z.number().int().min(2).optional().describe("tokens of one forward pass at most"),
   memoryLimit: z
@@ -105,6 +114,7 @@ export function nativeEngineOptions(
     offloadOptimizer: options.offloadOptimizer,
     lora: options.lora,
     maxSequences: options.maxSequences,
+    draftTokens: options.draftTokens,
     cacheTokens: options.cacheTokens ?? Math.min(everything, affordable),
     maxBatchTokens: options.maxBatchTokens ?? (model.hiddenSize <= 512 ? 2048 : 1024),
     memoryLimit: options.memoryLimit ?? null,

@@ -43,6 +43,8 @@ export interface NativeEngineOptions {
   lora: { rank: number; alpha: number; targets: string[]; seed: number } | null;
   /** Sequences decoded side by side at most. */
   maxSequences: number;
+  /** Tokens guessed and checked in a decoding step of each sequence, 0 to 64. */
+  draftTokens: number;
   /** Tokens the key-value cache holds (rounded up to pages of 16). */
   cacheTokens: number;
   /** Tokens of the forest in one forward pass at most (prefill chunk and micro-batch). */
@@ -209,6 +211,8 @@ export interface NativeEngine {
     prefillTokens: number;
     reusedTokens: number;
     decodedTokens: number;
+    draftedTokens: number;
+    acceptedDrafts: number;
     weightVersion: number;
   };
   /** Ends running work as aborted and frees everything; resolves when the thread has ended. Safe to call twice. */

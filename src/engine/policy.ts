@@ -122,6 +122,9 @@ export interface EngineStats {
   readonly prefillTokens: number;
   readonly reusedTokens: number;
   readonly decodedTokens: number;
+  /** Tokens guessed (`draftTokens`), and how many of them were the tokens then drawn. */
+  readonly draftedTokens: number;
+  readonly acceptedDrafts: number;
   readonly weightVersion: number;
 }
 

@@ -63,6 +63,7 @@ export function stageKeyParts(stage: ResolvedStage, inputs: StageInputs): unknow
     memoryLimit: _limit,
     offloadOptimizer: _offload,
     maxSequences: _sequences,
+    draftTokens: _drafts,
     cacheTokens: _cache,
     ...engine
   } = stage.engine ?? {};

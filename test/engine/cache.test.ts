@@ -57,6 +57,9 @@ describe("the cache", () => {
     { cacheTokens: 192, maxBatchTokens: 16 },
     { cacheTokens: 400, maxBatchTokens: 8 },
     { cacheTokens: 4096, maxBatchTokens: 128 },
+    // Guesses that are taken back again and again, over pages of which there are few.
+    { cacheTokens: 192, maxBatchTokens: 16, draftTokens: 3 },
+    { cacheTokens: 4096, maxBatchTokens: 128, draftTokens: 20 },
   ])("keeps its counts and every log-prob: %o", async (sizes) => {
     await using engine = await tinyEngine({ ...sizes, maxSequences: 6 });
     await using scorer = await tinyEngine();

@@ -19,7 +19,7 @@ const options = {
     invFreq: Float32Array.from({ length: 8 }, (_, i) => 10000 ** (-i / 8)), ropeFactor: 1,
   },
   dtype: "fp32", device: "cpu", instructionSet: "auto", threads: 2, batchInvariant: false, training: true,
-  recompute: false, lora: null, optimizerState: "full", offloadOptimizer: false, maxSequences: 4, cacheTokens: 2048,
+  recompute: false, lora: null, optimizerState: "full", offloadOptimizer: false, maxSequences: 4, draftTokens: 0, cacheTokens: 2048,
   maxBatchTokens: 128, memoryLimit: 0, hostMemory: 0, tokenBytes: null,
 };
 const request = {

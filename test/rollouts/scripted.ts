@@ -100,6 +100,8 @@ export class ScriptedPolicy implements Policy {
       prefillTokens: 0,
       reusedTokens: 0,
       decodedTokens: 0,
+      draftedTokens: 0,
+      acceptedDrafts: 0,
       weightVersion: this.stepped,
     };
   }

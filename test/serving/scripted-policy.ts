@@ -151,6 +151,8 @@ export class ScriptedPolicy implements TrainablePolicy {
       prefillTokens: 0,
       reusedTokens: 0,
       decodedTokens: 0,
+      draftedTokens: 0,
+      acceptedDrafts: 0,
       weightVersion: this.weightVersion,
     };
   }
