@@ -41,7 +41,7 @@ int32_t DraftTable::guess(std::span<const int32_t> context) const {
     if (context.size() < kContexts[i]) continue;
     const uint64_t key = hash(context.last(kContexts[i]));
     const Entry& entry = tables_[i][slot_of(key, kEntries)];
-    if (entry.tag == tag_of(key) && entry.trust > 0) return entry.token;
+    if (entry.tag == tag_of(key) && entry.trust >= kBelieved) return entry.token;
   }
   return -1;
 }

@@ -32,8 +32,9 @@ class DraftTable {
   struct Entry {
     uint32_t tag = 0;  // the rest of the context's hash
     int32_t token = -1;
-    int32_t trust = 0;  // 0 to kTrusted
+    int32_t trust = 0;  // 0 to kTrusted: up where the guess is right, down where it is wrong
   };
+  static constexpr int32_t kBelieved = 2;  // guesses that were right once are too often chance (docs/log.md)
   static constexpr int32_t kTrusted = 7;
   static constexpr size_t kEntries = size_t{1} << 15;  // for each length of context
 

@@ -51,15 +51,15 @@ describe.each(["fp32", "bf16"] as const)("guesses, %s", (dtype) => {
     const expected = (await plain.generate(request)).map(exact);
     for (const draftTokens of [1, 4, 64]) {
       await using guessing = await engineWith(draftTokens, dtype);
-      // The second time the table knows the answer.
-      for (let i = 0; i < 2; i++) expect((await guessing.generate(request)).map(exact)).toEqual(expected);
+      // The third time the table knows the answer.
+      for (let i = 0; i < 3; i++) expect((await guessing.generate(request)).map(exact)).toEqual(expected);
     }
   });
 
   it("leave sampled and scored log-probs the same bits", async () => {
     await using engine = await engineWith(4, dtype);
     const request = { prompt, maxNewTokens: 60, temperature: 0.3, seed: 7, stopTokens: [] };
-    for (let i = 0; i < 2; i++) {
+    for (let i = 0; i < 3; i++) {
       const [completion] = (await engine.generate(request)) as [Completion];
       expect(bits(completion.logprobs)).toEqual(bits(await rescored(engine, prompt, completion)));
     }
@@ -71,7 +71,7 @@ describe("what was seen before", () => {
   it("is decoded in a few steps", async () => {
     await using engine = await engineWith(8);
     const request = { prompt, maxNewTokens: 61, temperature: 0, seed: 0, stopTokens: [] };
-    await engine.generate(request);
+    for (let i = 0; i < 2; i++) await engine.generate(request);
     const before = engine.stats();
     await engine.generate(request);
     const after = engine.stats();
@@ -85,7 +85,8 @@ describe("what was seen before", () => {
   it("in a prompt is guessed in a completion", async () => {
     await using engine = await engineWith(4);
     const first = await engine.generate({ prompt, maxNewTokens: 30, temperature: 0, seed: 0, stopTokens: [] });
-    const repeated = Int32Array.from([...prompt, ...(first[0] as Completion).tokens]);
+    const answer = [...prompt, ...(first[0] as Completion).tokens];
+    const repeated = Int32Array.from([...answer, ...answer]);
     await using fresh = await engineWith(4);
     await fresh.generate({ prompt: repeated, maxNewTokens: 1, seed: 0, stopTokens: [] });
     await fresh.generate({ prompt, maxNewTokens: 30, temperature: 0, seed: 0, stopTokens: [] });
