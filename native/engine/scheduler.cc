@@ -239,25 +239,26 @@ void Scheduler::admit() {
 }
 
 bool Scheduler::start(Request& request) {
+  const std::span<const int32_t> prompt = request.what.prompt;
   const int32_t pages = tail_pages(request.what);
   if (request.prompt == nullptr) {
     int reused = 0;
-    request.prompt = cache_.open(request.what.adapters ? 0 : 1, request.what.prompt, pages, &reused);
+    request.prompt = cache_.open(request.what.adapters ? 0 : 1, prompt, pages, &reused);
     if (request.prompt == nullptr) return false;
     // The last token's hidden state is always computed.
-    counters_.reused_tokens += std::min<int64_t>(reused, static_cast<int64_t>(request.what.prompt.size()) - 1);
+    counters_.reused_tokens += std::min<int64_t>(reused, static_cast<int64_t>(prompt.size()) - 1);
     if (drafts_) {
-      const std::span<const int32_t> prompt = request.what.prompt;
-      for (size_t at = static_cast<size_t>(reused); at < prompt.size(); ++at) drafts_->learn(prompt.first(at), prompt[at]);
+      for (auto at = static_cast<size_t>(reused); at < prompt.size(); ++at) drafts_->learn(prompt.first(at), prompt[at]);
     }
   } else if (!cache_.reserve(pages)) {
     return false;
   }
   auto sequence = std::make_unique<Sequence>(request, request.started++, token_bytes_);
   sequence->reserved = pages;
-  const std::span<const int32_t> prompt = request.what.prompt;
-  const auto known = prompt.last(std::min(prompt.size(), DraftTable::kLongest));
-  sequence->recent.assign(known.begin(), known.end());
+  if (drafts_) {
+    const auto recent = prompt.last(std::min(prompt.size(), DraftTable::kLongest));
+    sequence->recent.assign(recent.begin(), recent.end());
+  }
   cache_.pin(sequence->prompt);
   sequences_.push_back(std::move(sequence));
   return true;

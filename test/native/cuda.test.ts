@@ -117,6 +117,37 @@ describe.runIf(linux)("under the emulator", () => {
     await expect(words({ batchInvariant: "yes" as never })).rejects.toThrow(/`batchInvariant`/u);
   });
 
+  test("guesses leave what a batch-invariant device samples as it is", async () => {
+    process.env.ACT_CUDA_EMULATED_LIBRARY = emulated;
+    const folder = await tinyModelFolder();
+    const sampled = async (draftTokens: number) => {
+      const options = {
+        cacheTokens: 256,
+        maxSequences: 2,
+        memoryLimit: 0,
+        device: "emulated",
+        batchInvariant: true,
+      } as const;
+      await using engine = await Engine.load(folder, { ...options, draftTokens });
+      const request = {
+        prompt: Int32Array.of(5, 9, 5, 9, 5, 9),
+        count: 2,
+        maxNewTokens: 12,
+        temperature: 0.2,
+        seed: 1,
+      };
+      // The third time the table knows the answer.
+      for (let i = 0; i < 2; i++) await engine.generate({ ...request, stopTokens: [] });
+      const completions = await engine.generate({ ...request, stopTokens: [] });
+      return { completions, accepted: engine.stats().acceptedDrafts };
+    };
+    const plain = await sampled(0);
+    const guessed = await sampled(3);
+    expect(guessed.completions).toEqual(plain.completions);
+    expect(plain.accepted).toBe(0);
+    expect(guessed.accepted).toBeGreaterThan(6);
+  });
+
   test("--device emulated scores as the CPU does, and --device cuda without a GPU is an error", async () => {
     const model = await tinyModelFolder();
     const line = `${JSON.stringify({ ids: [5, 9, 2, 40, 7, 3, 8, 1] })}\n`;

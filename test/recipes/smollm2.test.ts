@@ -44,7 +44,9 @@ describe.skipIf(!present)("examples/scienceworld-smollm2.yaml, shortened", { tim
     expect(metrics).toHaveLength(2);
     for (const line of metrics) {
       const step = JSON.parse(line) as Record<string, number | null>;
-      expect(step["rollout/samples"]).toBe(8);
+      // Two groups of four, and more where groups that agree are replaced.
+      expect(step["rollout/samples"]).toBeGreaterThanOrEqual(8);
+      expect(Number(step["rollout/samples"]) % 4).toBe(0);
       if (step["optimizer/grad_norm"] === null) continue;
       // Sampled and scored by one and the same forward pass.
       expect(step["policy/max_abs_logprob_gap"]).toBe(0);
