@@ -347,6 +347,7 @@ describe("the end of the environment", () => {
       offloadOptimizer: false,
       lora: null,
       maxSequences: 8,
+      draftTokens: 0,
       cacheTokens: 40000,
       maxBatchTokens: 64,
       memoryLimit: 0,
