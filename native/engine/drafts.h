@@ -13,6 +13,9 @@
 
 namespace act {
 
+/// Rows of a step in which `sequences` decode, each with all its guesses.
+constexpr int64_t decode_rows(int64_t sequences, int64_t draft_tokens) { return sequences * (1 + draft_tokens); }
+
 /// What came after the last few tokens whenever they were seen, in prompts and completions of all sequences: one guess
 /// for each context, with a count of how far it can be trusted, as branch predictors keep it. Fixed memory; contexts
 /// that fall on one entry displace each other.

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <vector>
 
+#include "drafts.h"
 #include "forest.h"
 #include "kv_cache.h"
 #include "trainer.h"
@@ -71,7 +72,7 @@ void check_limits(const Backend& backend, const EngineSizes& sizes, const Memory
 }  // namespace
 
 Model::Options model_options(const EngineSizes& sizes) {
-  const int64_t rows = std::max(sizes.max_batch_tokens, decode_rows(sizes));
+  const int64_t rows = std::max(sizes.max_batch_tokens, decode_rows(sizes.max_sequences, sizes.draft_tokens));
   return {sizes.dtype, sizes.training,         sizes.recompute,        rows + rows % 2,
           sizes.lora,  sizes.compact_optimizer, sizes.offload_optimizer};
 }
@@ -103,7 +104,8 @@ MemoryPlan plan_memory(const Backend& backend, const EngineSizes& sizes) {
   plan.activations = model.workspace + trainer.tape;
   // Final hidden states of distinct rows, and of every draw.
   const size_t sampler_hidden =
-      2 * static_cast<size_t>(decode_rows(sizes)) * static_cast<size_t>(c.hidden_size) * activation;
+      2 * static_cast<size_t>(decode_rows(sizes.max_sequences, sizes.draft_tokens)) *
+      static_cast<size_t>(c.hidden_size) * activation;
   plan.head = trainer.hidden + sampler_hidden + backend.head_scratch_bytes(c.vocab_size, options.max_rows);
   const int64_t widest =
       std::max({int64_t{c.hidden_size}, int64_t{c.intermediate_size}, int64_t{c.heads} * c.head_dim});

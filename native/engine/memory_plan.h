@@ -32,8 +32,6 @@ struct MemoryPlan {
 
 /// The model's options for these sizes; max_rows is even, as the trainer's padding wants it, and holds a decode step.
 Model::Options model_options(const EngineSizes& sizes);
-/// Rows of a step in which all sequences decode.
-inline int64_t decode_rows(const EngineSizes& sizes) { return sizes.max_sequences * (1 + sizes.draft_tokens); }
 /// Pages of the sampler's cache.
 int cache_pages(const EngineSizes& sizes);
 

@@ -45,9 +45,7 @@ struct GenerateRequest {
 class Scheduler {
  public:
   struct Limits {
-    int32_t max_sequences, draft_tokens, max_batch_tokens, pages, context;
-    /// Rows of a step in which all sequences decode; max_batch_tokens is not less.
-    int32_t decode_rows() const { return max_sequences * (1 + draft_tokens); }
+    int32_t max_sequences, draft_tokens, max_batch_tokens, pages, context;  // max_batch_tokens >= decode_rows
   };
   struct Counters {
     int64_t prefill_tokens = 0, reused_tokens = 0;
