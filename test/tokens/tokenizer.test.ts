@@ -69,10 +69,11 @@ describe.each(families)("%s tokenizer", (family) => {
       fc.asyncProperty(fc.string({ unit: "grapheme", minLength: 1 }), async (text) => {
         const ids = await tokenizer.encode(text);
         const joined = Buffer.concat(Array.from(ids, (id) => bytes.subarray(offsets[id], offsets[id + 1])));
-        // SentencePiece-like tokenizers put a space before every text.
-        expect(joined.toString("utf8")).toBe(family === "byte-fallback" ? ` ${text}` : text);
+        // SentencePiece-like tokenizers put a space before every text, and write a space as U+2581: the two are one to them.
+        const written = family === "byte-fallback" ? ` ${text.replaceAll("\u2581", " ")}` : text;
+        expect(joined.toString("utf8")).toBe(written);
       }),
-      { numRuns: 300 },
+      { numRuns: 300, examples: [["\u2581 "]] },
     );
   });
 });
