@@ -1,4 +1,4 @@
-/** Where the files that come with the package lie: `assets/webshop` beside `src` and `dist`, which tsc does not copy. */
+/** Where the files that come with the package lie: `assets/webshop` beside `src` and `dist`, which the build does not copy. */
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 
