@@ -1,9 +1,9 @@
 // Matrix products: the three products of a linear layer as one driver.
 //
-// C[M, N] = A[M, K] B[K, N]. A is packed in panels of up to 8 rows, B in panels of up to 48 columns, both in blocks of
-// the inner index; tasks are rectangles of C. Nothing of this changes a bit of the result: each element of C is a sum
-// over ascending inner indices that continues from memory between blocks (kernels/gemm.cc), and chains end where blocks
-// do.
+// C[M, N] = A[M, K] B[K, N]. B is packed in panels of up to 48 columns, A in panels of up to 8 rows unless its rows can
+// be read as they lie, both in blocks of the inner index; tasks are rectangles of C. Nothing of this changes a bit of the
+// result: each element of C is a sum over ascending inner indices that continues from memory between blocks
+// (kernels/gemm.cc), and chains end where blocks do.
 #include <algorithm>
 #include <cstring>
 
@@ -23,7 +23,7 @@ constexpr int64_t kMaxWidenedColumns = 48;
 constexpr int64_t kChain = 64;
 /// Packed operands of one round stay in the last-level cache.
 constexpr int64_t kLeftUnits = 2 << 20, kRightUnits = 2 << 20;
-constexpr int64_t kTilesPerTask = 16, kPanelsPerTask = 8;
+constexpr int64_t kTilesPerTask = 16, kPanelsPerTask = 8, kCopiedRowsPerTask = 32;
 /// Units that one task packs of a matrix whose rows are contiguous: reads whole stretches of few rows, so that every
 /// cache line and page is met once.
 constexpr int64_t kPackUnits = 32, kPackRows = 768;
@@ -49,9 +49,10 @@ struct Panels {
   int64_t rows;   // of the operand
   int64_t count;  // panels
   int64_t width;  // of a panel, zeros included; 0: rows are split evenly and panels are as wide as they have rows
+  int64_t least = rows / count, wider = rows % count;  // split evenly: rows of a panel, and how many have one more
 
-  int64_t start(int64_t i) const { return width ? i * width : rows / count * i + std::min(i, rows % count); }
-  int64_t height(int64_t i) const { return std::min(start(i + 1), rows) - start(i); }
+  int64_t start(int64_t i) const { return width ? i * width : least * i + std::min(i, wider); }
+  int64_t height(int64_t i) const { return width ? std::min(width, rows - i * width) : least + (i < wider ? 1 : 0); }
   int64_t padded_rows() const { return width ? count * width : rows; }
   int64_t unit_size() const { return format == PanelFormat::rounded ? 2 : 1; }  // 32-bit words
   /// Word at which panel i of the block of `block_units` units from `unit` on begins.
@@ -114,6 +115,55 @@ struct Packing {
   }
 };
 
+/// The left operand of a round. Rows of fp32 need no panels: the kernel reads them in place, or copies of them that are
+/// scaled or rounded.
+struct LeftOperand {
+  enum class Form : uint8_t { in_place, copied_rows, panels } form;
+  Packing packing;  // copied rows: of which `panels` only tells where tiles begin and how wide a unit is
+  const uint32_t* words;
+  int64_t row_words;  // from one row to the next
+
+  int64_t tasks() const {
+    switch (form) {
+      case Form::in_place: return 0;
+      case Form::copied_rows: return ceil_div(packing.panels.rows, kCopiedRowsPerTask);
+      case Form::panels: return packing.tasks();
+    }
+    return 0;
+  }
+  void run(const Kernels& kernels, int64_t task) const {
+    if (form == Form::panels) return packing.run(kernels, task);
+    const int64_t end = std::min(packing.panels.rows, (task + 1) * kCopiedRowsPerTask);
+    for (int64_t r = task * kCopiedRowsPerTask; r < end; r++) copy_row(kernels, r);
+  }
+  void copy_row(const Kernels& kernels, int64_t row) const {
+    const PackSource& source = packing.source;
+    const int64_t inner0 = packing.first_unit * packing.per_unit;
+    const int64_t inner = std::min(packing.units * packing.per_unit, packing.inner - inner0);
+    const float* from = static_cast<const float*>(source.data) + (packing.first_row + row) * source.stride + inner0;
+    float* const to = reinterpret_cast<float*>(packing.to) + row * row_words;
+    if (source.scale != 1) {
+      std::copy_n(from, inner, to);
+      kernels.scale(to, source.scale, inner);
+      from = to;
+    }
+    if (packing.panels.format == PanelFormat::rounded) kernels.round_bf16(to, from, inner);
+    std::fill(to + inner, to + row_words, 0.0f);
+  }
+  /// Points the kernel to the tile's rows in the block of `block_units` units from `unit` on.
+  void place(GemmTile& t, int64_t tile, int64_t unit, int64_t block_units) const {
+    const Panels& tiles = packing.panels;
+    t.rows = static_cast<int>(tiles.height(tile));
+    if (form == Form::panels) {
+      t.a = words + tiles.offset(unit, block_units, tile);
+      t.a_row = 1, t.a_step = t.rows;
+    } else {
+      t.a = words + tiles.start(tile) * row_words + unit * tiles.unit_size();
+      t.a_row = row_words, t.a_step = 1;
+    }
+  }
+};
+
 }  // namespace
 
 int64_t CpuBackend::inner_units(int64_t inner, bool bf16) const {
@@ -143,8 +193,8 @@ void CpuBackend::multiply(const Product& x) {
   // Rounds: at most kRightUnits of B where it has to be packed, at most kLeftUnits of A.
   int64_t span = std::min(units, std::max(block, kLeftUnits / 128 / block * block));
   if (!x.b.packed) {
-    const int64_t padded = round_up(x.n, kernels_.gemm_columns[x.bf16]);
-    span = std::min(span, std::max<int64_t>(1, kRightUnits / (padded * block)) * block);
+    const int64_t words = round_up(x.n, kernels_.gemm_columns[x.bf16]) * block * (x.bf16 && kernels_.widen ? 2 : 1);
+    span = std::min(span, std::max<int64_t>(1, kRightUnits / words) * block);
   }
   const int64_t rows = std::max<int64_t>(1, kLeftUnits / (span * 128)) * 128;
   for (int64_t u = 0; u < units; u += span) {
@@ -157,29 +207,44 @@ void CpuBackend::multiply(const Product& x) {
 void CpuBackend::multiply_block(const Product& x, int64_t row0, int64_t rows, int64_t unit0, int64_t units,
                                 int64_t block) {
   const int64_t per_unit = x.bf16 ? 2 : 1, height = kernels_.gemm_rows[x.bf16], width = kernels_.gemm_columns[x.bf16];
-  const PanelFormat right_format = x.bf16 ? PanelFormat::pairs : PanelFormat::f32;
-  const PanelFormat left_format = x.bf16 ? kernels_.bf16_left : right_format;
+  // Where the fp32 kernel multiplies rounded numbers, what is packed on the way is packed widened.
+  const bool rounded = x.bf16 && kernels_.widen;
+  const PanelFormat left_format = x.bf16 ? kernels_.bf16_left : PanelFormat::f32;
+  const PanelFormat right_format = !x.bf16                  ? PanelFormat::f32
+                                   : rounded && !x.b.packed ? PanelFormat::rounded
+                                                            : PanelFormat::pairs;
   const Panels tiles{left_format, rows, ceil_div(rows, height), left_format == PanelFormat::tiles ? height : 0};
   const Panels panels{right_format, x.n, ceil_div(x.n, width), width};
 
   const auto words = [](float* p) { return reinterpret_cast<uint32_t*>(p); };
-  uint32_t* const left = words(left_panels_.get(*this, tiles.padded_rows() * units * tiles.unit_size()));
-  const Packing pack_left{x.a, tiles, left, row0, unit0, units, block, x.k, per_unit, x.groups};
+  using Form = LeftOperand::Form;
+  const Form form = !x.a.inner_contiguous || (x.bf16 && !rounded) ? Form::panels
+                    : x.bf16 || x.a.scale != 1                    ? Form::copied_rows
+                                                                  : Form::in_place;
+  const bool in_place = form == Form::in_place;
+  const int64_t left_words = tiles.padded_rows() * units * tiles.unit_size();
+  uint32_t* const to_left = in_place ? nullptr : words(left_panels_.get(*this, left_words));
+  const LeftOperand left{
+      form,
+      {x.a, tiles, to_left, row0, unit0, units, block, x.k, per_unit, x.groups},
+      in_place ? static_cast<const uint32_t*>(x.a.data) + row0 * x.a.stride + unit0 : to_left,
+      in_place ? x.a.stride : units * tiles.unit_size(),
+  };
   const uint32_t* right = x.b.packed;  // where this round's first block begins
   if (right) {
     right += panels.padded_rows() * unit0;
     if (rows * units < 16384) {
-      for (int64_t i = 0; i < pack_left.tasks(); i++) pack_left.run(kernels_, i);
+      for (int64_t i = 0; i < left.tasks(); i++) left.run(kernels_, i);
     } else {
-      pool_.run(pack_left.tasks(), [&](int64_t i, int) { pack_left.run(kernels_, i); });
+      pool_.run(left.tasks(), [&](int64_t i, int) { left.run(kernels_, i); });
     }
   } else {
-    uint32_t* const to = words(right_panels_.get(*this, panels.padded_rows() * units));
+    uint32_t* const to = words(right_panels_.get(*this, panels.padded_rows() * units * panels.unit_size()));
     right = to;
     const Packing pack_right{x.b.source, panels, to, 0, unit0, units, block, x.k, per_unit, x.groups};
     const int64_t right_tasks = row0 == 0 ? pack_right.tasks() : 0;  // later rounds of rows find it packed
-    pool_.run(right_tasks + pack_left.tasks(), [&](int64_t i, int) {
-      i < right_tasks ? pack_right.run(kernels_, i) : pack_left.run(kernels_, i - right_tasks);
+    pool_.run(right_tasks + left.tasks(), [&](int64_t i, int) {
+      i < right_tasks ? pack_right.run(kernels_, i) : left.run(kernels_, i - right_tasks);
     });
   }
 
@@ -193,35 +258,37 @@ void CpuBackend::multiply_block(const Product& x, int64_t row0, int64_t rows, in
     const int64_t panel0 = panels.count * j / panel_tasks, panel1 = panels.count * (j + 1) / panel_tasks;
     // The next panel comes from memory or a farther cache the first time: its prefetch is spread over several tiles.
     const bool spread = tile1 - tile0 >= panel_lines;
-    const bool widen = x.bf16 && kernels_.widen && tile1 - tile0 >= kWidenTiles;
+    const bool widen = rounded && x.b.packed && tile1 - tile0 >= kWidenTiles;
+    const bool as_fp32 = !x.bf16 || widen || right_format == PanelFormat::rounded;
     alignas(64) float widened[2 * kWidenedInnerBlock * kMaxWidenedColumns];
+    GemmTile t{};
+    t.chain = x.one_chain || x.bf16 ? 0 : kChain;
+    t.c_stride = x.n;
     for (int64_t u = 0; u < units; u += block) {
       const int64_t count = std::min(block, units - u);
-      const bool first = unit0 + u == 0;
+      const bool continues = x.accumulate || unit0 + u > 0;
+      t.units = x.bf16 && as_fp32 ? 2 * count : count;
+      t.init_stride = continues ? x.n : 0;
       for (int64_t p = panel0; p < panel1; p++) {
         const uint32_t* const panel = right + panels.offset(u, count, p);
         if (widen) kernels_.widen(panel, count, widened);
+        t.b = widen ? static_cast<const void*>(widened) : panel;
+        t.columns = static_cast<int>(panels.height(p));
+        float* const c = x.c + row0 * x.n + p * width;
+        const bool fetch = !widen && p + 1 < panels.count;
+        const char* const following = reinterpret_cast<const char*>(panel + width * count * panels.unit_size());
         for (int64_t tile = tile0; tile < tile1; tile++) {
           const int64_t pass = tile - tile0, r = tiles.start(tile);
-          GemmTile t;
-          t.rows = static_cast<int>(tiles.height(tile));
-          t.units = widen ? 2 * count : count;
-          t.chain = x.one_chain || x.bf16 ? 0 : kChain;
-          t.a = left + tiles.offset(u, count, tile);
-          t.b = widen ? static_cast<const void*>(widened) : panel;
-          t.c = x.c + (row0 + r) * x.n + p * width;
-          t.c_stride = x.n;
-          t.next_c = tile + 1 < tile1 ? x.c + (row0 + tiles.start(tile + 1)) * x.n + p * width
-                     : p + 1 < panel1 ? x.c + (row0 + tiles.start(tile0)) * x.n + (p + 1) * width
+          left.place(t, tile, u, count);
+          t.c = c + r * x.n;
+          t.init = continues ? t.c : x.bias ? x.bias + p * width : nullptr;
+          t.next_c = tile + 1 < tile1 ? t.c + t.rows * x.n
+                     : p + 1 < panel1 ? c + tiles.start(tile0) * x.n + width
                                       : nullptr;
-          t.init = first && !x.accumulate ? (x.bias ? x.bias + p * width : nullptr) : t.c;
-          t.init_stride = first && !x.accumulate ? 0 : x.n;
-          t.columns = static_cast<int>(panels.height(p));
-          const bool fetch = !widen && p + 1 < panels.count && pass < (spread ? panel_lines : 1);
-          const char* const following = reinterpret_cast<const char*>(panel + width * count);
-          t.prefetch = fetch ? following + (spread ? pass * 64 : 0) * count : nullptr;
+          t.prefetch =
+              fetch && pass < (spread ? panel_lines : 1) ? following + (spread ? pass * 64 : 0) * t.units : nullptr;
           t.prefetch_lines = static_cast<int>(spread ? 1 : panel_lines);
-          kernels_.gemm[x.bf16 && !widen][t.rows](t);
+          kernels_.gemm[!as_fp32][t.rows](t);
         }
       }
     }

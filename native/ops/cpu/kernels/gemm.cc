@@ -20,11 +20,12 @@ struct Accumulators {
   vf c[R][kVectors];
 };
 
+/// One row's number in a after another, `row` words apart.
 template <int R>
-ACT_INLINE void step(Accumulators<R>& acc, const float* a, const vf (&b)[kVectors]) {
+ACT_INLINE void step(Accumulators<R>& acc, const float* a, int64_t row, const vf (&b)[kVectors]) {
 #pragma GCC unroll 8
   for (int i = 0; i < R; i++) {
-    const vf x = broadcast(a[i]);
+    const vf x = broadcast(a[i * row]);
 #pragma GCC unroll 3
     for (int j = 0; j < kVectors; j++) acc.c[i][j] = fma(x, b[j], acc.c[i][j]);
   }
@@ -40,16 +41,16 @@ ACT_INLINE void prefetch_lines(const char*& p) {
 
 /// One chain over `units` inner steps; the panels and the prefetch move on.
 template <bool BF16, int R, int Lines>
-ACT_INLINE void run_chain(Accumulators<R>& acc, int64_t units, const float*& a, const float*& b,
-                          const char*& prefetch) {
+ACT_INLINE void run_chain(Accumulators<R>& acc, int64_t units, const float*& a, int64_t a_row, int64_t a_step,
+                          const float*& b, const char*& prefetch) {
   for (int64_t k = 0; k < units; k++, b += kColumns) {
     prefetch_lines<Lines>(prefetch);
     if constexpr (!BF16) {
       vf y[kVectors];
 #pragma GCC unroll 3
       for (int j = 0; j < kVectors; j++) y[j] = load(b + j * kWidth);
-      step<R>(acc, a, y);
-      a += R;
+      step<R>(acc, a, a_row, y);
+      a += a_step;
     } else {
 #if defined(__AVX512BF16__)
       vu y[kVectors];
@@ -58,21 +59,21 @@ ACT_INLINE void run_chain(Accumulators<R>& acc, int64_t units, const float*& a, 
 #pragma GCC unroll 8
       for (int i = 0; i < R; i++) {
         uint32_t pair;
-        memcpy(&pair, a + i, 4);
+        memcpy(&pair, a + i * a_row, 4);
         const vu x = broadcast_bits(pair);
 #pragma GCC unroll 3
         for (int j = 0; j < kVectors; j++) acc.c[i][j] = _mm512_dpbf16_ps(acc.c[i][j], (__m512bh)x, (__m512bh)y[j]);
       }
-      a += R;
+      a += a_step;
 #else
       vf y[kVectors];
 #pragma GCC unroll 3
       for (int j = 0; j < kVectors; j++) y[j] = (vf)(load_bits(b + j * kWidth) << 16);
-      step<R>(acc, a, y);
+      step<R>(acc, a, a_row, y);
 #pragma GCC unroll 3
       for (int j = 0; j < kVectors; j++) y[j] = (vf)(load_bits(b + j * kWidth) & 0xffff0000u);
-      step<R>(acc, a + R, y);
-      a += 2 * R;
+      step<R>(acc, a + a_step, a_row, y);
+      a += 2 * a_step;
 #endif
     }
   }
@@ -113,11 +114,11 @@ void tile(const GemmTile& t) {
     }
     const int64_t units = left < length ? left : length;
     if (!prefetch) {
-      run_chain<BF16, R, 0>(acc, units, a, b, prefetch);
+      run_chain<BF16, R, 0>(acc, units, a, t.a_row, t.a_step, b, prefetch);
     } else if (t.prefetch_lines == 1) {
-      run_chain<BF16, R, 1>(acc, units, a, b, prefetch);
+      run_chain<BF16, R, 1>(acc, units, a, t.a_row, t.a_step, b, prefetch);
     } else {
-      run_chain<BF16, R, kColumns * 4 >= 64 ? kColumns * 4 / 64 : 1>(acc, units, a, b, prefetch);
+      run_chain<BF16, R, kColumns * 4 >= 64 ? kColumns * 4 / 64 : 1>(acc, units, a, t.a_row, t.a_step, b, prefetch);
     }
     const bool add = !one && init;
 #pragma GCC unroll 8

@@ -14,7 +14,8 @@ struct GemmTile {
   int rows;
   int64_t units;
   int64_t chain;        // units that make a chain of their own, started from zero; 0: one chain from init
-  const void* a;        // packed panel of exactly `rows` rows (`tiles`: of gemm_rows)
+  const void* a;        // 32-bit words, row r and step s at a[r * a_row + s * a_step]; `tiles`: a packed panel
+  int64_t a_row, a_step;
   const void* b;        // packed panel of gemm_columns columns
   const float* init;    // null: zeros
   int64_t init_stride;  // floats from row to row of init; 0 for a bias
