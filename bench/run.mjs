@@ -110,17 +110,34 @@ const peerRunner = (w, dtype = w.dtype) =>
     flags.threads,
   ]);
 
-/** Without a bf16 dot product PyTorch's bf16 is emulated: then bf16 rows are held against its better dtype. */
+/** Seconds of the peer's start with its warm-up, and of one repetition; null where the start takes longer than `limit`. */
+async function tryPeer(w, dtype, limit = Number.POSITIVE_INFINITY) {
+  const begun = performance.now();
+  const peer = peerRunner(w, dtype);
+  const timer = Number.isFinite(limit) ? setTimeout(() => peer.child.kill(), limit * 1000) : undefined;
+  try {
+    await peer.next();
+  } catch (error) {
+    if (peer.child.killed) return null;
+    throw error;
+  } finally {
+    clearTimeout(timer);
+  }
+  const start = (performance.now() - begun) / 1000;
+  const once = await peer.once();
+  await peer.end();
+  return { start, once };
+}
+
+/**
+ * Without a bf16 dot product PyTorch's bf16 is emulated: then bf16 rows are held against its better dtype. A dtype that has
+ * not warmed up in three times the whole start of the other is the worse one; on some processors it takes many minutes.
+ */
 async function peerDtype(w, hasBf16) {
   if (w.dtype !== "bf16" || hasBf16) return w.dtype;
-  const times = {};
-  for (const dtype of ["bf16", "fp32"]) {
-    const peer = peerRunner(w, dtype);
-    await peer.next();
-    times[dtype] = await peer.once();
-    await peer.end();
-  }
-  return times.bf16 < times.fp32 ? "bf16" : "fp32";
+  const fp32 = await tryPeer(w, "fp32");
+  const bf16 = await tryPeer(w, "bf16", 3 * fp32.start);
+  return bf16 && bf16.once < fp32.once ? "bf16" : "fp32";
 }
 
 async function measure(w, hasBf16, rows) {
