@@ -35,17 +35,21 @@ const memoryBar = 3.5e9;
 const importBarMs = 150;
 
 function readFlags() {
-  const usage = "npm run bench -- [--json FILE] [--only NAME,...] [--runs N] [--threads N] [--instruction-set NAME]";
+  const usage =
+    "npm run bench -- [--json FILE] [--only NAME,...] [--runs N] [--threads N] [--instruction-set NAME]\n  [--peer-dtype fp32|bf16   of bf16 rows where the processor has no bf16 dot product, instead of trying both]";
   const options = {
     json: { type: "string" },
     only: { type: "string" },
     runs: { type: "string", default: "5" },
     threads: { type: "string", default: "2" },
     "instruction-set": { type: "string", default: "auto" },
+    "peer-dtype": { type: "string" },
     help: { type: "boolean", short: "h" },
   };
   try {
     const { values } = parseArgs({ options });
+    if (!["fp32", "bf16", undefined].includes(values["peer-dtype"]))
+      throw new Error(`--peer-dtype is fp32 or bf16, not ${values["peer-dtype"]}`);
     if (!values.help) return values;
     console.log(`Usage: ${usage}`);
     process.exit(0);
@@ -135,6 +139,7 @@ async function tryPeer(w, dtype, limit = Number.POSITIVE_INFINITY) {
  */
 async function peerDtype(w, hasBf16) {
   if (w.dtype !== "bf16" || hasBf16) return w.dtype;
+  if (flags["peer-dtype"]) return flags["peer-dtype"];
   const fp32 = await tryPeer(w, "fp32");
   const bf16 = await tryPeer(w, "bf16", 3 * fp32.start);
   return bf16 && bf16.once < fp32.once ? "bf16" : "fp32";
