@@ -126,7 +126,7 @@ const engine = await Engine.create(config, 0, {
   training,
   maxSequences: 32,
   cacheTokens: 32 * 128,
-  maxBatchTokens: workload === "grpo" ? 1024 : 2048,
+  maxBatchTokens: workload === "grpo" ? 640 : 2048, // a group is 60 + 8 x 64 tokens
 });
 const run = makeWorkload[workload](engine);
 await run();
