@@ -2,7 +2,7 @@
 /**
  * `act-trainer`: reads the command's name, loads that command's module and nothing else, runs it, ends with its code.
  */
-import { Command, CommanderError } from "commander";
+import { Command, CommanderError, type ParseOptionsResult } from "commander";
 import { ActError } from "../errors.js";
 import { EXIT, errorText, exitCodeOf, InterruptedError } from "./exit.js";
 
@@ -63,6 +63,19 @@ const COMMANDS: Readonly<Record<string, Entry>> = {
   },
 };
 
+/** Tells a misspelled option before a missing one, which is often the same option. */
+class CommandLine extends Command {
+  override createCommand(name?: string): Command {
+    return new CommandLine(name);
+  }
+  override parseOptions(argv: string[]): ParseOptionsResult {
+    const parsed = super.parseOptions(argv);
+    if (parsed.unknown.some((arg) => arg.startsWith("-") && arg !== "-h" && arg !== "--help"))
+      for (const option of this.options) option.makeOptionMandatory(false);
+    return parsed;
+  }
+}
+
 /** What standard output has failed with. */
 let outputFault: NodeJS.ErrnoException | null = null;
 
@@ -99,7 +112,7 @@ export async function main(argv: readonly string[]): Promise<number> {
 }
 
 async function dispatch(argv: readonly string[], signal: AbortSignal): Promise<number> {
-  const program = new Command("act-trainer");
+  const program = new CommandLine("act-trainer");
   program
     .description("Train language-model agents from Node.js, critic first.")
     .option("--debug", "show stacks of errors")
