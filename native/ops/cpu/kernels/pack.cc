@@ -192,7 +192,7 @@ void pack_rows_contiguous(const PackSource& s, int64_t row0, int rows, int64_t i
 #endif
   // Where a panel ends within a vector, all of the vector is read and stored as long as that harms nothing: what is read
   // too much lies in the same matrix while another inner index follows, and what is stored too much is overwritten by
-  // the steps after it. Only the last steps take masked accesses, which are slow on some processors.
+  // the steps after it. Only the last steps take partial accesses, which are slower.
   const int64_t followed = (inner - 1) / kPerStep, overlapped = steps - (kWidth - 1 + width) / width;
   const int64_t whole = s.stride < kWidth ? 0 : followed < overlapped ? followed : overlapped;
   for (; k < steps; k++) {
