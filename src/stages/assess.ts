@@ -10,10 +10,10 @@ import { judgmentResult } from "../evaluation/judgment.js";
 import type { JudgmentResult } from "../evaluation/summary.js";
 import { deriveSeed, permutation, streamOf } from "../rollouts/random.js";
 import { hashFile } from "../runs/hash.js";
-import { noData } from "./collect.js";
 import { PartialResults, runResumable } from "./resumable.js";
 import {
   type ModelIdentity,
+  noData,
   promptRecord,
   type StageContext,
   samplingOptions,

@@ -10,12 +10,12 @@ import type { ExpertRecord } from "../data/records.js";
 import { writeRecords } from "../data/records-file.js";
 import type { Trajectory } from "../data/trajectory.js";
 import { type Environment, EnvironmentError, type EnvironmentProvider } from "../environments/environment.js";
-import { ActError } from "../errors.js";
 import type { HistoryStep } from "../prompts/state.js";
 import { callEnvironment } from "../rollouts/deadline.js";
 import { pauseBeforeRetry, retryDelay, retryShape } from "../rollouts/retry.js";
 import { PartialResults, runResumable } from "./resumable.js";
-import type { StageContext } from "./stage.js";
+import { noData, type StageContext } from "./stage.js";
+import { taskRangeShape, tasksInRange } from "./task-range.js";
 
 export const EXPERT_FILE = "expert.jsonl";
 
@@ -31,8 +31,7 @@ export const historyLength = z
 /** Keys of the stage `collect`. */
 export const collectSchema = z.strictObject({
   panel: z.string().describe("panel whose tasks are played"),
-  offset: z.number().int().min(0).default(0).describe("tasks of the panel that are skipped"),
-  tasks: z.number().int().min(1).nullable().default(null).describe("tasks played; null: all that are left"),
+  ...taskRangeShape,
   stepLimit: z.number().int().min(1).nullable().default(null).describe("steps at most; null: the environment's limit"),
   history: historyLength,
   concurrency: z.number().int().min(1).default(4).describe("episodes side by side"),
@@ -68,7 +67,7 @@ interface TaskResult {
 /**
  * Plays the expert on a panel.
  *
- * @throws ActError `STAGE_NO_DATA` when no demonstration was solved; EnvironmentError for an unknown panel.
+ * @throws ActError `STAGE_NO_DATA` when the range holds no task or no demonstration was solved; EnvironmentError for an unknown panel.
  */
 export async function collect(
   provider: EnvironmentProvider,
@@ -77,8 +76,7 @@ export async function collect(
 ): Promise<CollectResult> {
   await makeFolder(context.folder);
   const panel = await provider.panel(options.panel);
-  const end = options.tasks === null ? undefined : options.offset + options.tasks;
-  const tasks = panel.tasks.slice(options.offset, end);
+  const tasks = tasksInRange(panel.tasks, options, `panel ${panel.id}`);
   const partial = await PartialResults.open<TaskResult>(context.folder, context.configHash);
   try {
     await runResumable(
@@ -201,9 +199,4 @@ export function expertRecordsOf(trajectory: Trajectory, historyLength: number | 
 
 function recent(history: readonly HistoryStep[], length: number | null): HistoryStep[] {
   return length === null ? [...history] : history.slice(Math.max(0, history.length - length));
-}
-
-/** A stage that has nothing to work on. */
-export function noData(why: string, hint?: string): ActError {
-  return new ActError("STAGE_NO_DATA", `There is nothing to work on: ${why}.`, hint === undefined ? {} : { hint });
 }

@@ -15,7 +15,6 @@ import { type Episode, totalReward } from "../rollouts/episode.js";
 import { episodeForm } from "../rollouts/form.js";
 import { deriveSeed } from "../rollouts/random.js";
 import { type EpisodeRequest, rollout } from "../rollouts/rollout.js";
-import { noData } from "./collect.js";
 import { playShape } from "./reinforce-episodes.js";
 import { PartialResults } from "./resumable.js";
 import {
@@ -27,6 +26,7 @@ import {
   samplingSchema,
   seedSchema,
 } from "./stage.js";
+import { taskRangeShape, tasksInRange } from "./task-range.js";
 import type { Agent } from "./trainable.js";
 
 /** Keys of the stage `evaluate`. */
@@ -36,7 +36,7 @@ export const evaluateSchema = z.strictObject({
     .record(z.string().regex(/^[\w-]+$/u, "letters, digits, - and _"), z.string())
     .refine((panels) => Object.keys(panels).length > 0, "at least one panel")
     .describe("panels played: name in the results -> panel of the environment"),
-  tasks: z.number().int().min(1).nullable().default(null).describe("first tasks of each panel; null: all"),
+  ...taskRangeShape,
   repeats: z.number().int().min(1).default(1).describe("episodes of each task"),
   sampling: samplingSchema.prefault({ temperature: 0.4 }).describe("how actions are sampled"),
   examples: z.number().int().min(0).default(4).describe("episodes of each panel kept in full for readers"),
@@ -71,7 +71,7 @@ interface PlayedEpisode {
 }
 
 /**
- * Plays every task of the panels.
+ * Plays the chosen tasks of every panel.
  *
  * @throws ActError `STAGE_NO_DATA`; EnvironmentError for an unknown panel; the policy's errors; abort reasons.
  */
@@ -121,8 +121,7 @@ async function planPlay(
   options: EvaluateOptions,
 ): Promise<PanelPlay> {
   const panel = await provider.panel(id);
-  const tasks = panel.tasks.slice(0, options.tasks ?? undefined);
-  if (tasks.length === 0) throw noData(`panel ${panel.id} has no tasks`);
+  const tasks = tasksInRange(panel.tasks, options, `panel ${panel.id}`);
   const requests = Array.from({ length: options.repeats }, (_, repeat) => repeat).flatMap((repeat) =>
     tasks.map((taskId, t) => ({ index: repeat * tasks.length + t, taskId })),
   );

@@ -11,9 +11,8 @@ import type { ExpertRecord } from "../data/records.js";
 import { readRecords } from "../data/records-file.js";
 import { type ImitationExample, imitationBatch, imitationExample } from "../objectives/imitation.js";
 import { BlockOrder, deriveSeed, EpochOrder } from "../rollouts/random.js";
-import { noData } from "./collect.js";
 import { optimizingShape, stepsOf } from "./settings.js";
-import type { StageContext } from "./stage.js";
+import { noData, type StageContext } from "./stage.js";
 import { adamw, optimizerSchema, type TrainableAgent } from "./trainable.js";
 import { abortSchema, assertFinite, runTrainingLoop, type StepResult, type TrainingResult } from "./training-loop.js";
 

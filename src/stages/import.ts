@@ -9,8 +9,8 @@ import { trajectoryFormats } from "../data/trajectories/formats.js";
 import type { TrajectoryReplayReport } from "../data/trajectories/replay.js";
 import type { Trajectory } from "../data/trajectory.js";
 import type { EnvironmentProvider } from "../environments/environment.js";
-import { EXPERT_FILE, expertRecordsOf, historyLength, noData } from "./collect.js";
-import type { StageContext } from "./stage.js";
+import { EXPERT_FILE, expertRecordsOf, historyLength } from "./collect.js";
+import { noData, type StageContext } from "./stage.js";
 
 /** Keys of the stage `import`. */
 export const importSchema = z.strictObject({

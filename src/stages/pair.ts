@@ -15,10 +15,10 @@ import { expertFirst } from "../prompts/order.js";
 import { parseReply } from "../prompts/reply.js";
 import { deriveSeed, permutation, streamOf } from "../rollouts/random.js";
 import { hashFile } from "../runs/hash.js";
-import { noData } from "./collect.js";
 import { PartialResults, runResumable } from "./resumable.js";
 import {
   type ModelIdentity,
+  noData,
   promptRecord,
   type StageContext,
   samplingOptions,

@@ -22,10 +22,10 @@ import { horizonAt, horizonSchema } from "../rollouts/horizon.js";
 import { deriveSeed, EpochOrder } from "../rollouts/random.js";
 import { retryShape } from "../rollouts/retry.js";
 import { rollout } from "../rollouts/rollout.js";
-import { noData } from "./collect.js";
 import { assertFresh, meanOrNull, policyStep, type Reference, share } from "./policy-step.js";
 import { stepsOf, trainingShape } from "./settings.js";
 import { type StageContext, samplingOptions } from "./stage.js";
+import { taskRangeShape, tasksInRange } from "./task-range.js";
 import type { TrainableAgent } from "./trainable.js";
 import { runTrainingLoop, type StepResult, type TrainingResult } from "./training-loop.js";
 
@@ -67,8 +67,7 @@ export const reinforceEpisodesSchema = z.strictObject({
   ...trainingShape,
   ...playShape,
   panel: z.string().describe("panel whose tasks are played"),
-  offset: z.number().int().min(0).default(0).describe("tasks of the panel that are skipped"),
-  tasks: z.number().int().min(1).nullable().default(null).describe("tasks played; null: all that are left"),
+  ...taskRangeShape,
   objective: objectiveSettingsSchema.prefault({ name: "grpo" }).describe("what is optimized"),
   reward: z
     .strictObject({
@@ -113,9 +112,7 @@ export async function reinforceEpisodes(
   reference: Reference | null,
 ): Promise<TrainingResult> {
   const panel = await provider.panel(options.panel);
-  const end = options.tasks === null ? undefined : options.offset + options.tasks;
-  const tasks = panel.tasks.slice(options.offset, end);
-  if (tasks.length === 0) throw noData(`${panel.id} has no task from ${options.offset} on`);
+  const tasks = tasksInRange(panel.tasks, options, `panel ${panel.id}`);
   const order = new EpochOrder(deriveSeed(options.seed, "reinforce", "tasks"), tasks.length);
   const steps = stepsOf(options, tasks.length);
   const objective = resolveObjective(options.objective);

@@ -17,10 +17,9 @@ import { groupOfCompletions, type SampleGroup } from "../objectives/sample.js";
 import { parseReply } from "../prompts/reply.js";
 import { type ActionReward, actionReward } from "../rewards/action.js";
 import { deriveSeed, EpochOrder, streamOf } from "../rollouts/random.js";
-import { noData } from "./collect.js";
 import { assertFresh, policyStep, type Reference, rewardMetrics, share } from "./policy-step.js";
 import { rewardSchema, stepsOf, trainingShape } from "./settings.js";
-import { type StageContext, samplingOptions } from "./stage.js";
+import { noData, type StageContext, samplingOptions } from "./stage.js";
 import type { TrainableAgent } from "./trainable.js";
 import { runTrainingLoop, type StepResult, type TrainingResult } from "./training-loop.js";
 

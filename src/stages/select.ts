@@ -6,8 +6,9 @@ import { z } from "zod";
 import { makeFolder } from "../data/files.js";
 import { readRecords, writeRecords } from "../data/records-file.js";
 import { deriveSeed, permutation } from "../rollouts/random.js";
-import { EXPERT_FILE, noData } from "./collect.js";
+import { EXPERT_FILE } from "./collect.js";
 import type { StageContext } from "./stage.js";
+import { taskRangeShape, tasksInRange } from "./task-range.js";
 
 /** Keys of the stage `select`. */
 export const selectSchema = z.strictObject({
@@ -15,8 +16,7 @@ export const selectSchema = z.strictObject({
     .enum(["file", "shuffled"])
     .default("file")
     .describe("tasks in the order of the file, or in one fixed shuffled order"),
-  offset: z.number().int().min(0).default(0).describe("tasks skipped"),
-  tasks: z.number().int().min(1).nullable().default(null).describe("tasks taken; null: all that are left"),
+  ...taskRangeShape,
 });
 /** Options of {@link select}. */
 export type SelectOptions = z.infer<typeof selectSchema>;
@@ -42,9 +42,7 @@ export async function select(expertFile: string, options: SelectOptions, context
   const inFile = [...new Set(records.map((r) => r.task_id))];
   const tasks =
     options.order === "file" ? inFile : [...permutation(SHUFFLE_SEED, inFile.length)].map((i) => inFile[i] as string);
-  const end = options.tasks === null ? undefined : options.offset + options.tasks;
-  const chosen = new Set(tasks.slice(options.offset, end));
-  if (chosen.size === 0) throw noData(`${expertFile} has ${inFile.length} tasks, none from ${options.offset} on`);
+  const chosen = new Set(tasksInRange(tasks, options, expertFile));
   const file = join(context.folder, EXPERT_FILE);
   const { environment, panel, source } = header;
   const states = await writeRecords(

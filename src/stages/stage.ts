@@ -3,6 +3,7 @@
  */
 import { z } from "zod";
 import type { SamplingOptions } from "../engine/policy.js";
+import { ActError } from "../errors.js";
 import type { Dialogue } from "../rollouts/dialogue.js";
 
 /** Settings of sampling as configurations write them. */
@@ -65,4 +66,9 @@ export function samplingRecord(
 /** Prompt wording as record files write it. */
 export function promptRecord(dialogue: Dialogue): { id: string; version: number } {
   return { id: dialogue.template.id, version: dialogue.template.version };
+}
+
+/** A stage that has nothing to work on. */
+export function noData(why: string, hint?: string): ActError {
+  return new ActError("STAGE_NO_DATA", `There is nothing to work on: ${why}.`, hint === undefined ? {} : { hint });
 }
