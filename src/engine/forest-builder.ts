@@ -19,14 +19,16 @@ interface Node {
 
 interface Root {
   /** Distinct tokens of the tree. */
-  size: number;
+  tokens: number;
+  /** Loss rows of its sequences; sequences that share tokens do not share them. */
+  rows: number;
 }
 
 /** How far prefixes are shared. */
 export interface ForestBuilderOptions {
   /**
-   * Distinct tokens one tree may hold; a sequence that would exceed it starts a tree of its own. Keep it at or below the
-   * engine's `maxBatchTokens`, as a tree is never split. Default: no bound.
+   * Distinct tokens, and loss rows, one tree may hold; a sequence that would exceed it starts a tree of its own. Keep it
+   * at or below the engine's `maxBatchTokens`, as a tree is never split. Default: no bound.
    */
   readonly maxTreeTokens?: number;
   /** A segment is split only where that saves at least this many tokens: very short segments cost more than they save. */
@@ -46,28 +48,35 @@ export class ForestBuilder {
     this.#minSharedTokens = options.minSharedTokens ?? 8;
   }
 
-  /** Adds a sequence of at least one token and returns its handle: 0, 1, 2, ... */
-  add(tokens: Int32Array): number {
+  /**
+   * Adds a sequence of at least one token and returns its handle: 0, 1, 2, ...
+   *
+   * @param rows Loss rows that will be asked of it.
+   * @throws ActError `FOREST_EMPTY_SEQUENCE`.
+   */
+  add(tokens: Int32Array, rows = 0): number {
     if (tokens.length === 0) throw invalid("FOREST_EMPTY_SEQUENCE", "tokens", "at least one token", tokens.length);
     let siblings = this.#roots;
     let parent: Node | null = null;
     let at = 0;
     while (at < tokens.length) {
-      const { node, shared } = this.#bestMatch(siblings, tokens, at);
-      if (node === null || !this.#fits(node.root, tokens.length - at - shared)) break;
+      const { node, shared } = this.#bestMatch(siblings, tokens, at, rows);
+      if (node === null) break;
       const reached: Node = shared < node.tokens.length ? this.#split(node, shared, siblings) : node;
       at += shared;
       parent = reached;
       siblings = reached.children;
     }
     if (at < tokens.length) {
-      const root: Root = parent?.root ?? { size: 0 };
+      const root: Root = parent?.root ?? { tokens: 0, rows: 0 };
       const leaf: Node = { tokens: tokens.slice(at), parent, children: [], depth: at, root };
-      root.size += tokens.length - at;
+      root.tokens += tokens.length - at;
       siblings.push(leaf);
       parent = leaf;
     }
-    this.#leaves.push(parent as Node);
+    const end = parent as Node;
+    end.root.rows += rows;
+    this.#leaves.push(end);
     this.#lengths.push(tokens.length);
     return this.#leaves.length - 1;
   }
@@ -116,21 +125,27 @@ export class ForestBuilder {
     };
   }
 
-  /** The sibling sharing most with tokens from `at` on, if entering it is worth a split. */
-  #bestMatch(siblings: readonly Node[], tokens: Int32Array, at: number): { node: Node | null; shared: number } {
+  /** The sibling sharing most with tokens from `at` on, if entering it is worth a split and its tree has room. */
+  #bestMatch(
+    siblings: readonly Node[],
+    tokens: Int32Array,
+    at: number,
+    rows: number,
+  ): { node: Node | null; shared: number } {
     let best: { node: Node | null; shared: number } = { node: null, shared: 0 };
     for (const node of siblings) {
       const limit = Math.min(node.tokens.length, tokens.length - at);
       let shared = 0;
       while (shared < limit && node.tokens[shared] === tokens[at + shared]) shared++;
       const worth = shared === node.tokens.length || shared >= this.#minSharedTokens;
-      if (worth && shared > best.shared) best = { node, shared };
+      if (worth && shared > best.shared && this.#fits(node.root, tokens.length - at - shared, rows))
+        best = { node, shared };
     }
     return best;
   }
 
-  #fits(root: Root, more: number): boolean {
-    return root.size + more <= this.#maxTreeTokens;
+  #fits(root: Root, tokens: number, rows: number): boolean {
+    return root.tokens + tokens <= this.#maxTreeTokens && root.rows + rows <= this.#maxTreeTokens;
   }
 
   /** Cuts `node` after `shared` tokens. The lower part keeps its identity, so handles that end in it stay valid. */

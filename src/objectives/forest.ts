@@ -7,8 +7,8 @@ import { badSample } from "./sample.js";
 
 export interface ForestOptions {
   /**
-   * Given: prefixes are shared over the whole batch, in trees of at most so many tokens; set it to the engine's
-   * `maxBatchTokens`, which is the most one tree may have. Left out: prefixes are shared within a group only.
+   * Given: prefixes are shared over the whole batch, in trees of at most so many tokens and loss rows; set it to the
+   * engine's `maxBatchTokens`, which is the most one tree may have. Left out: prefixes are shared within a group only.
    */
   readonly maxTreeTokens?: number;
 }
@@ -55,7 +55,7 @@ export function layForest(groups: readonly (readonly MaskedTokens[])[], options:
 
   const handles = groups.map((group) => {
     const builder = shared ?? new ForestBuilder();
-    const own = group.map((sequence) => builder.add(inputs(sequence)));
+    const own = group.map((sequence) => builder.add(inputs(sequence), trained(sequence)));
     if (shared === null) finish(builder, [own]);
     return own;
   });
@@ -69,4 +69,8 @@ function inputs({ tokens, mask }: MaskedTokens): Int32Array {
   if (first === -1) throw badSample("it has no trained token");
   if (first === 0) throw badSample("its first token is trained, but nothing stands before it");
   return tokens.subarray(0, mask.lastIndexOf(1));
+}
+
+function trained({ mask }: MaskedTokens): number {
+  return mask.reduce((sum, on) => sum + on, 0);
 }

@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { ForestBuilder } from "../../src/engine/forest-builder.js";
+import { flat, tinyEngine, tokens } from "./tiny.js";
 
 /** The tokens of a path, read back from the segments. */
 function readBack(built: ReturnType<ForestBuilder["build"]>, handle: number): number[] {
@@ -80,4 +81,24 @@ test("a group stores its prompt once", () => {
   const built = builder.build();
   expect(built.tokens).toBe(20 + 4 * 2);
   expect(built.forest.segments).toHaveLength(5);
+});
+
+test("sequences that are all alike bring too many loss rows for one tree, and are trained on all the same", async () => {
+  await using engine = await tinyEngine({ training: true, maxBatchTokens: 64 });
+  const ids = tokens(30, 4);
+  const group = 8;
+  const builder = new ForestBuilder({ maxTreeTokens: engine.maxBatchTokens });
+  const handles = Array.from({ length: group }, () => builder.add(ids.subarray(0, 29), 29));
+  const built = builder.build();
+  const rows = Int32Array.from(handles.flatMap((handle) => [...built.indices(handle)]));
+  const targets = Int32Array.from(handles.flatMap(() => [...ids.subarray(1)]));
+  const ceWeight = new Float32Array(rows.length).fill(1 / rows.length);
+  const { logprob, terms } = await engine.accumulate(built.forest, { rows, targets, ceWeight });
+  const { forest, rows: flatRows } = flat(ids);
+  const alone = (await engine.score(forest, flatRows)).logprob;
+  for (let g = 0; g < group; g++) expect(logprob.subarray(29 * g, 29 * (g + 1))).toEqual(alone);
+  // 232 fp32 terms of at most a few nats each, added in double.
+  expect(terms.ce).toBeCloseTo(-alone.reduce((sum, x) => sum + x, 0) / 29, 5);
+  // Four trees of two sequences: 58 rows of 64.
+  expect(built.tokens).toBe(4 * 29);
 });
