@@ -17,6 +17,7 @@ export const ENGINE_ERROR_CODES = {
   // resources
   MEMORY_PLAN: "the engine would need more memory than allowed",
   OUT_OF_MEMORY: "the machine refused memory",
+  THREADS: "the machine refused threads",
   DEVICE_UNAVAILABLE: "the accelerator, its driver or its backend is missing or too old",
   DEVICE_LOST: "the accelerator stopped answering",
   DEVICE_NOT_FOUND: "the machine has no such device or instruction set",

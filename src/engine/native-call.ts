@@ -34,6 +34,7 @@ const HINTS: Readonly<Record<string, string>> = {
   CACHE_TOO_SMALL: "Raise `cacheTokens`, or ask for fewer new tokens.",
   OUT_OF_MEMORY:
     "Lower `cacheTokens` or `maxBatchTokens`, or set `recompute`; `Engine.plan` says what an engine takes.",
+  THREADS: "Lower `threads`, or raise the limit of processes (`ulimit -u`, a container's limit of pids).",
   DISPOSED: "Make a new engine.",
 };
 

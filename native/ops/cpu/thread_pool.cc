@@ -1,7 +1,11 @@
 #include "thread_pool.h"
 
 #include <chrono>
+#include <string>
+#include <system_error>
 #include <utility>
+
+#include "../ops.h"
 
 namespace act::cpu {
 namespace {
@@ -33,10 +37,20 @@ bool spin_until(Done done) {
 }  // namespace
 
 ThreadPool::ThreadPool(int threads) {
-  for (int i = 1; i < threads; i++) helpers_.emplace_back([this, i] { helper(i); });
+  helpers_.reserve(static_cast<size_t>(threads) - 1);
+  try {
+    for (int i = 1; i < threads; i++) helpers_.emplace_back([this, i] { helper(i); });
+  } catch (const std::system_error& e) {
+    const size_t started = helpers_.size();
+    stop();
+    throw Error("THREADS", "The system gave " + std::to_string(started) + " of the " + std::to_string(threads - 1) +
+                                     " threads asked for beside the engine's own (" + e.what() + ").");
+  }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
   stop_.store(true);
   epoch_.fetch_add(1);
   epoch_.notify_all();

@@ -12,7 +12,7 @@ namespace act::cpu {
 
 class ThreadPool {
  public:
-  /// `threads` >= 1, the caller included.
+  /// `threads` >= 1, the caller included. Throws THREADS when the system gives fewer.
   explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -38,6 +38,7 @@ class ThreadPool {
   void run_job(int64_t count, Call call, void* context);
   void work(int thread) noexcept;
   void helper(int thread) noexcept;
+  void stop();
 
   std::vector<std::thread> helpers_;
   std::atomic<bool> stop_{false};
