@@ -109,7 +109,10 @@ MemoryPlan plan_memory(const Backend& backend, const EngineSizes& sizes) {
   plan.head = trainer.hidden + sampler_hidden + backend.head_scratch_bytes(c.vocab_size, options.max_rows);
   const int64_t widest =
       std::max({int64_t{c.hidden_size}, int64_t{c.intermediate_size}, int64_t{c.heads} * c.head_dim});
-  plan.scratch = backend.scratch_bytes(options.max_rows, widest);
+  // No sequence is longer than the context, nor than the cache or a batch.
+  const int64_t positions =
+      std::min<int64_t>(c.max_positions, std::max<int64_t>(int64_t{cache_pages(sizes)} * kPageKeys, options.max_rows));
+  plan.scratch = backend.scratch_bytes(options.max_rows, widest) + backend.rope_bytes(positions, c.head_dim);
   check_limits(backend, sizes, plan);
   return plan;
 }

@@ -136,7 +136,7 @@ struct SampleParams {
   std::span<const int32_t> allowed;  // ascending ids; empty: all
 };
 struct SampleResult {
-  int32_t token = -1;
+  int32_t token = -1;          // -1: the row's logits hold a NaN or +infinity, and nothing else here counts
   float logprob = 0;           // log-probability at temperature 1, untruncated, unmasked
   float sampling_logprob = 0;  // under the distribution it was drawn from (0 for greedy)
   float kept_mass = 1;         // mass, at the sampling temperature, of the tokens truncation kept
@@ -312,6 +312,8 @@ class Backend {
 
   /// Scratch memory the layer operations above may hold at most for batches of `rows` rows (memory plan).
   virtual size_t scratch_bytes(int64_t rows, int64_t widest) const = 0;
+  /// Tables that rope() keeps from call to call, once it has seen positions 0 .. positions - 1 (memory plan).
+  virtual size_t rope_bytes(int64_t positions, int head_dim) const = 0;
 };
 
 std::unique_ptr<Backend> make_reference_backend();

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 #include <map>
+#include <numeric>
 
 #include "../ops/cpu/kernels/kernels.h"
 #include "../ops/cpu/thread_pool.h"
@@ -70,7 +71,8 @@ void keeps_to_planned_scratch() {
       ForestShape shape;
       const int32_t root = shape.add(-1, rows / 3, rows / 3);
       for (int32_t i = rows / 3; i < rows; i++) shape.add(root, 1, 1, i % kPageKeys);
-      auto pool = b->create_kv_pool(1, heads, width / heads, static_cast<int>(shape.pages.size()));
+      const int head_dim = width / heads;
+      auto pool = b->create_kv_pool(1, heads, head_dim, static_cast<int>(shape.pages.size()));
       const size_t before = b->allocated;
       b->linear(y, false, x, *w, {});
       b->linear_backward_input(dx, false, y, *w);
@@ -78,6 +80,9 @@ void keeps_to_planned_scratch() {
       b->write_kv(*pool, 0, shape.forest(), x, x);
       b->attention(dx, lse, x, *pool, 0, shape.forest(), 1);
       b->attention_backward(dx, dk, dv, x, x, lse, x, *pool, 0, shape.forest(), 1);
+      std::vector<int32_t> positions(static_cast<size_t>(rows));
+      std::iota(positions.begin(), positions.end(), 0);
+      b->rope(dx, head_dim, positions, std::vector<float>(static_cast<size_t>(head_dim) / 2, 0.5f), 1, false);
       const std::vector<int32_t> target(static_cast<size_t>(rows));
       LossRows loss;
       loss.count = rows, loss.target = target.data();
@@ -85,7 +90,8 @@ void keeps_to_planned_scratch() {
       b->head_loss(results, dx, dhead, x, *head, loss);
       std::vector<SampleResult> drawn(static_cast<size_t>(rows));
       b->head_sample(drawn, x, *head, std::vector<SampleParams>(static_cast<size_t>(rows)));
-      const size_t planned = b->scratch_bytes(rows, std::max(inner, width)) + b->head_scratch_bytes(vocabulary, rows);
+      const size_t planned = b->scratch_bytes(rows, std::max(inner, width)) + b->rope_bytes(rows, head_dim) +
+                             b->head_scratch_bytes(vocabulary, rows);
       expect(b->allocated - before <= planned, "holds " + std::to_string(b->allocated - before) +
                                                    " bytes of scratch, planned " + std::to_string(planned));
     }

@@ -161,6 +161,7 @@ class Bf16Face final : public HostBackend {
   }
   bool has_nonfinite(View x) override { return inner_->has_nonfinite(wide(x)); }
   size_t scratch_bytes(int64_t rows, int64_t widest) const override { return inner_->scratch_bytes(rows, widest); }
+  size_t rope_bytes(int64_t positions, int head_dim) const override { return inner_->rope_bytes(positions, head_dim); }
 
  private:
   Lent narrow(View host) { return {*inner_, host, DType::bf16}; }

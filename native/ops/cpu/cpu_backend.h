@@ -125,6 +125,7 @@ class CpuBackend final : public HostBackend {
                      uint64_t stream) override;
   bool has_nonfinite(View x) override;
   size_t scratch_bytes(int64_t rows, int64_t widest) const override;
+  size_t rope_bytes(int64_t positions, int head_dim) const override;
 
  private:
   /// Calls body(first, count) on pieces of [0, n), on the caller alone where the work is small.

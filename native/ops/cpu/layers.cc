@@ -22,8 +22,12 @@ int64_t rows_per_task(int64_t columns) {
 }  // namespace
 
 size_t CpuBackend::scratch_bytes(int64_t rows, int64_t widest) const {
-  // The last term: rotary tables of 16,384 positions at head dimension 256.
-  return product_scratch_bytes(rows, widest) + attention_scratch_bytes(rows, widest) + (size_t{16} << 20);
+  return product_scratch_bytes(rows, widest) + attention_scratch_bytes(rows, widest);
+}
+
+size_t CpuBackend::rope_bytes(int64_t positions, int head_dim) const {
+  const int64_t blocks = (positions + kPositionsPerBlock - 1) / kPositionsPerBlock;
+  return static_cast<size_t>(blocks * kPositionsPerBlock * head_dim) * sizeof(float);
 }
 
 void CpuBackend::embed(View out, const Weight& weight, std::span<const int32_t> ids) {

@@ -127,6 +127,7 @@ class CudaBackend final : public Backend {
                      uint64_t stream) override;
   bool has_nonfinite(View x) override;
   size_t scratch_bytes(int64_t rows, int64_t widest) const override;
+  size_t rope_bytes(int64_t, int) const override { return 0; }
 
  private:
   friend class Mirror;

@@ -72,6 +72,7 @@ class ReferenceBackend final : public HostBackend {
                      uint64_t stream) override;
   bool has_nonfinite(View x) override;
   size_t scratch_bytes(int64_t, int64_t) const override { return 0; }
+  size_t rope_bytes(int64_t, int) const override { return 0; }
 };
 
 }  // namespace act
