@@ -417,7 +417,7 @@ void Scheduler::sample(Batch& batch) {
   std::map<Request*, int32_t> failed;
   for (const auto& [sequence, tokens] : drawn_tokens) {
     const auto bad = std::ranges::find_if(
-        tokens, [](const SampleResult& r) { return r.token < 0 || !std::isfinite(r.logprob); });
+        tokens, [](const SampleResult& r) { return r.token < 0; });
     const auto at = static_cast<int32_t>(bad - tokens.begin());
     if (bad != tokens.end()) failed.emplace(sequence->request, sequence->position() + at);
   }
@@ -425,9 +425,13 @@ void Scheduler::sample(Batch& batch) {
     if (!failed.contains(sequence->request)) accept(*sequence, tokens);
   }
   for (const auto& [request, position] : failed) {
-    const Error error("NUMERICS", "The model's output is not finite at position " + std::to_string(position) + ".");
+    const Error error("NUMERICS", "The logits at position " + std::to_string(position) +
+                                      " hold a NaN or an infinity. Check the weights, or lower the learning rate if they "
+                                      "were trained.");
     close(*request, &error);
   }
+  // A value that is not finite may have reached keys of earlier tokens, computed in the same block.
+  if (!failed.empty()) cache_.clear();
 }
 
 /// Takes what a sequence drew: the guesses that came true, whose keys it has, and the token after them.

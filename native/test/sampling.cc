@@ -85,7 +85,7 @@ void equals_loss(Isa isa, DType dtype) {
   }
 }
 
-/// Greedy takes the lowest id among equals; a uniform near 1 ends at the last token with mass; NaN is an error.
+/// Greedy takes the lowest id among equals; a uniform near 1 ends at the last token with mass; NaN draws none.
 void edges(Isa isa) {
   auto b = make_cpu_backend(2, isa);
   Head h(2, 100);
@@ -105,14 +105,15 @@ void edges(Isa isa) {
   results = sample(*b, h, params);
   expect(results[0].token == 40 && results[1].token == 40, "ties are cut at the lower id");
   expect(results[0].sampling_logprob == 0 && results[0].kept_mass < 0.1f, "one kept token is certain");
+  // Of two rows only the first overflows.
+  h.w.values[24 * 5] = 3e38f;
+  h.hidden.values[0] = 2;
+  results = sample(*b, h, params);
+  expect(results[0].token == -1, "logits that overflow must not be sampled from");
+  expect(results[1].token == 5, "a row beside one that overflows");
   h.w.values[24 * 5] = NAN;
-  try {
-    sample(*b, h, params);
-  } catch (const Error& e) {
-    expect(e.code == "NUMERICS", "NaN logits: expected NUMERICS, got " + e.code);
-    return;
-  }
-  throw Failure{"NaN logits must not be sampled from"};
+  results = sample(*b, h, params);
+  expect(results[0].token == -1 && results[1].token == -1, "NaN logits must not be sampled from");
 }
 
 /// Frequencies of 4000 draws against the probabilities, five standard deviations.

@@ -149,6 +149,50 @@ describe("numbers that diverge", () => {
     });
   });
 
+  it("logits that overflow end the request they are of, and no other", async () => {
+    // Untied: the head's rows are nothing else's.
+    await withGolden(await readGolden("qwen3"), {}, async (model) => {
+      const width = 32;
+      const vocabulary = 72;
+      const [one, other] = [Int32Array.of(3, 4, 5), Int32Array.of(6, 7, 8)];
+      // All logits are 0 but that of token 1: the final hidden state's first component, 1024 times its normed value.
+      const norm = new Float32Array(width);
+      norm[0] = 1024;
+      await model.writeTensor("model.norm.weight", "master", norm);
+      const head = new Float32Array(vocabulary * width);
+      const weightOfToken1 = async (value: number): Promise<void> => {
+        head[width] = value;
+        await model.writeTensor("lm_head.weight", "master", head);
+      };
+      const component = async (prompt: Int32Array): Promise<number> => {
+        const forest = forestOf([...prompt], [-1], [3]);
+        const p = Math.exp((await model.score(forest, lossRows([2], [1]), true).done).logprob[0] as number);
+        return Math.log(((vocabulary - 1) * p) / (1 - p));
+      };
+      await weightOfToken1(1 / 1024);
+      const [a, b] = [await component(one), await component(other)];
+      expect(Math.max(a, b)).toBeGreaterThan(0);
+      const [fine, broken] = a < b ? [one, other] : [other, one];
+      // Of fp32's range, the one hidden state takes it beyond, the other does not.
+      await weightOfToken1(3.4e38 / 1024 / (Math.max(0, Math.min(a, b)) / 2 + Math.max(a, b) / 2));
+      const sample = async (prompt: Int32Array): Promise<string> => {
+        const request = { prompt, count: 2, maxNewTokens: 1, temperature: 1, topK: 0, topP: 1, minP: 0 };
+        const rest = { seed: 1n, stream: 0n, stopTokens: new Int32Array(), stopStrings: [], choices: null };
+        const tokens: number[] = [];
+        const { done } = model.generate({ ...request, ...rest, adapters: true }, (_, c) => tokens.push(...c.tokens));
+        return done.then(
+          () => tokens.join(),
+          (error) => `${error.code} ${error.message}`,
+        );
+      };
+      const alone = await sample(fine);
+      const [failed, beside] = await Promise.all([sample(broken), sample(fine)]);
+      expect(failed).toMatch(/^NUMERICS .*position 3/u);
+      expect(beside).toBe(alone);
+      expect(await sample(fine)).toBe(alone);
+    });
+  });
+
   it("values that are not finite are not taken", async () => {
     const name = "model.norm.weight";
     const before = await engine.readTensor(name, "master");

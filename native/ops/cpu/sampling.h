@@ -17,8 +17,8 @@ LogSoftmax log_softmax_stats(const Kernels& kernels, const float* logits, float 
 /// Scratch of sample_row: one mass a token.
 inline int64_t sample_scratch_floats(int64_t vocabulary) { return (vocabulary + 15) / 16 * 16; }
 
-/// Draws a token as SampleParams (ops.h) describes. Throws NUMERICS when the logits hold a NaN or +infinity,
-/// BAD_ARGUMENT on parameters out of range or allowed ids outside the vocabulary.
+/// Draws a token as SampleParams and SampleResult (ops.h) describe. Throws BAD_ARGUMENT on parameters out of range or
+/// allowed ids outside the vocabulary.
 SampleResult sample_row(const Kernels& kernels, const float* logits, int64_t vocabulary, const SampleParams& params,
                         float* scratch);
 

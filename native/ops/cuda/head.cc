@@ -150,10 +150,6 @@ void CudaBackend::head_sample(std::span<SampleResult> results, View hidden, cons
     for (int64_t i = first; i < first + count; i++) {
       const SampleOutput& o = out[static_cast<size_t>(i - first)];
       SampleResult& result = results[static_cast<size_t>(i)];
-      if (o.token < 0) {
-        throw Error("NUMERICS", "the logits hold a NaN or an infinity; check the weights for NaN, or lower the learning "
-                                "rate if this happened during training");
-      }
       result.token = o.token;
       result.logprob = o.logprob;
       result.sampling_logprob = o.sampling_logprob;

@@ -120,6 +120,8 @@ void ReferenceBackend::head_sample(std::span<SampleResult> results, View hidden,
     SampleResult& result = results[i];
     const std::vector<double> logits = logits_of(hidden.as<float>() + static_cast<int64_t>(i) * w.cols, w);
     const std::vector<double> logp = log_softmax(logits, 1);
+    result = {};
+    if (!std::isfinite(logp.front())) continue;
     result.entropy = static_cast<float>(entropy_of(logp));
 
     std::vector<int32_t> kept(p.allowed.begin(), p.allowed.end());
