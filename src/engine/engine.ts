@@ -2,10 +2,12 @@
  * A language model loaded for sampling, scoring and training: the public face of the native engine.
  *
  * Every method runs on the engine's own thread; none blocks the event loop. Calls take effect in the order in which they
- * are made, except that sampling goes on side by side with scores and accumulations. See docs/engine.md.
+ * are made, except that sampling goes on side by side with scores and accumulations, and all of these with saves. Arrays
+ * given to a call are not to be changed before it settles. See docs/engine.md.
  */
 import { type AdapterFolder, openAdapterFolder } from "./adapter-folder.js";
 import { loadAddon } from "./addon.js";
+import { type CallKind, CallOrder } from "./call-order.js";
 import { type EngineOptions, nativeEngineOptions } from "./engine-options.js";
 import { EngineError } from "./errors.js";
 import { formatMemoryPlan, type MemoryPlan } from "./memory-plan.js";
@@ -82,8 +84,7 @@ export class Engine implements Policy, AsyncDisposable {
   readonly #options: NativeEngineOptions;
   readonly #folder: ModelFolder | null;
   #state: "open" | "disposed" = "open";
-  /** Ends when the last save has: what changes weights waits for it. */
-  #snapshot: Promise<unknown> = Promise.resolve();
+  readonly #order = new CallOrder();
   /** Added to the native counter, which restarts with every engine, after a state was loaded. */
   #versionOffset = 0;
 
@@ -111,7 +112,8 @@ export class Engine implements Policy, AsyncDisposable {
    * Loads a Hugging Face model folder.
    *
    * @throws EngineError `MODEL_NOT_FOUND`, `MODEL_CONFIG`, `MODEL_UNSUPPORTED`, `MODEL_TENSORS`, `SAFETENSORS`,
-   * `ADAPTER`, `NUMERICS` (a weight is NaN or infinite), `MEMORY_PLAN`, `OUT_OF_MEMORY`, `BAD_ARGUMENT`, `ADDON_NOT_FOUND`.
+   * `ADAPTER`, `NUMERICS` (a weight is NaN or infinite), `MEMORY_PLAN`, `OUT_OF_MEMORY`, `THREADS`,
+   * `BAD_ARGUMENT`, `ADDON_NOT_FOUND`.
    */
   static async load(modelDir: string, options: EngineOptions = {}, settings: LoadSettings = {}): Promise<Engine> {
     const { signal, onProgress } = settings;
@@ -194,13 +196,10 @@ export class Engine implements Policy, AsyncDisposable {
     this.#assertOpen();
     const native = nativeGenerateRequest(request, this.eosTokens);
     const completions: Completion[] = new Array(native.count);
-    await abortable(
-      options.signal,
-      () =>
-        this.#native.generate(native, (index, completion) => {
-          completions[index] = { ...completion, weightVersion: completion.weightVersion + this.#versionOffset };
-        }),
-      (id) => this.#native.cancel(id),
+    await this.#abortable(options.signal, () =>
+      this.#native.generate(native, (index, completion) => {
+        completions[index] = { ...completion, weightVersion: completion.weightVersion + this.#versionOffset };
+      }),
     );
     if (completions.some(({ finishReason }) => finishReason === "aborted")) options.signal?.throwIfAborted();
     return completions;
@@ -212,12 +211,9 @@ export class Engine implements Policy, AsyncDisposable {
     options: { readonly signal?: AbortSignal; readonly adapters?: boolean } = {},
   ): Promise<LossResult> {
     this.#assertOpen();
-    const result = await abortable(
-      options.signal,
-      () => this.#native.score(nativeForest(forest), nativeLossRows(rows), options.adapters ?? true),
-      (id) => this.#native.cancel(id),
-    );
-    return lossResult(result);
+    const [native, nativeRows] = [nativeForest(forest), nativeLossRows(rows)];
+    const { signal, adapters = true } = options;
+    return lossResult(await this.#abortable(signal, () => this.#native.score(native, nativeRows, adapters)));
   }
 
   /**
@@ -230,23 +226,19 @@ export class Engine implements Policy, AsyncDisposable {
     options: { readonly signal?: AbortSignal } = {},
   ): Promise<LossResult> {
     this.#assertOpen();
-    const result = await abortable(
-      options.signal,
-      () => this.#native.accumulate(nativeForest(forest), nativeLossRows(rows)),
-      (id) => this.#native.cancel(id),
-    );
-    return lossResult(result);
+    const [native, nativeRows] = [nativeForest(forest), nativeLossRows(rows)];
+    return lossResult(await this.#abortable(options.signal, () => this.#native.accumulate(native, nativeRows)));
   }
 
   async step(options: AdamWOptions): Promise<{ readonly gradNorm: number; readonly step: number }> {
     this.#assertOpen();
     const native = nativeStepOptions(options);
-    return this.#afterSnapshot(() => nativeCall(() => this.#native.step(native)));
+    return this.#inOrder("change", () => nativeCall(() => this.#native.step(native)));
   }
 
   async zeroGradients(): Promise<void> {
     this.#assertOpen();
-    return nativeCall(() => this.#native.zeroGradients());
+    return this.#inOrder("read", () => nativeCall(() => this.#native.zeroGradients()));
   }
 
   stats(): EngineStats {
@@ -267,7 +259,7 @@ export class Engine implements Policy, AsyncDisposable {
    */
   async readTensor(name: string, kind: TensorKind = "weight"): Promise<Float32Array | Uint16Array> {
     this.#assertOpen();
-    return nativeCall(() => this.#native.readTensor(name, kind));
+    return this.#inOrder("read", () => nativeCall(() => this.#native.readTensor(name, kind)));
   }
 
   /** Optimizer steps taken. */
@@ -283,13 +275,15 @@ export class Engine implements Policy, AsyncDisposable {
    */
   async saveModel(dir: string, settings: SaveModelSettings = {}): Promise<void> {
     checkSave(dir, settings, saveModelSchema);
-    await this.#snapshotOf(() => saveModel(dir, this.#saveSource(), settings));
+    this.#assertOpen();
+    await this.#inOrder("save", () => saveModel(dir, this.#saveSource(), settings));
   }
 
   /** Writes the adapters alone, as PEFT does: `adapter_model.safetensors` (fp32) and `adapter_config.json`. */
   async saveAdapters(dir: string, settings: Pick<SaveModelSettings, "signal"> = {}): Promise<void> {
     checkSave(dir, settings, saveSchema);
-    await this.#snapshotOf(() => saveAdapters(dir, this.#saveSource(), settings));
+    this.#assertOpen();
+    await this.#inOrder("save", () => saveAdapters(dir, this.#saveSource(), settings));
   }
 
   /**
@@ -298,10 +292,11 @@ export class Engine implements Policy, AsyncDisposable {
    */
   async saveState(dir: string, settings: Pick<SaveModelSettings, "signal"> = {}): Promise<void> {
     checkSave(dir, settings, saveSchema);
-    await this.#snapshotOf(() =>
+    this.#assertOpen();
+    await this.#inOrder("save", () =>
       saveState(
         dir,
-        { native: this.#native, options: this.#options, weightVersion: this.stats().weightVersion },
+        { native: this.#native, options: this.#options, weightVersion: () => this.stats().weightVersion },
         settings.signal,
       ),
     );
@@ -315,7 +310,7 @@ export class Engine implements Policy, AsyncDisposable {
    */
   async loadState(dir: string, settings: Pick<SaveModelSettings, "signal"> = {}): Promise<void> {
     this.#assertOpen();
-    await this.#afterSnapshot(async () => {
+    await this.#inOrder("load", async () => {
       const { weightVersion } = await loadState(dir, { native: this.#native, options: this.#options }, settings.signal);
       this.#versionOffset = weightVersion - nativeCallSync(() => this.#native.stats()).weightVersion;
     });
@@ -343,19 +338,15 @@ export class Engine implements Policy, AsyncDisposable {
     return { native: this.#native, options: this.#options, config: this.config, folder: this.#folder };
   }
 
-  async #snapshotOf(save: () => Promise<void>): Promise<void> {
-    this.#assertOpen();
-    const saving = save();
-    const settled = saving.catch(() => undefined);
-    this.#snapshot = Promise.all([this.#snapshot, settled]);
-    await saving;
+  #inOrder<T>(kind: CallKind, call: () => Promise<T>): Promise<T> {
+    return this.#order.run(kind, () => {
+      this.#assertOpen(); // It may have waited.
+      return call();
+    });
   }
 
-  /** A save reads tensor after tensor: nothing may change the weights before it is through. */
-  async #afterSnapshot<T>(change: () => Promise<T>): Promise<T> {
-    await this.#snapshot;
-    this.#assertOpen();
-    return change();
+  #abortable<T>(signal: AbortSignal | undefined, start: () => { id: number; done: Promise<T> }): Promise<T> {
+    return this.#inOrder("read", () => abortable(signal, start, (id) => this.#native.cancel(id)));
   }
 }
 

@@ -61,13 +61,16 @@ function loraIdentity({ lora }: NativeEngineOptions): { rank: number; alpha: num
   return lora === null ? null : { rank: lora.rank, alpha: lora.alpha, targets: [...lora.targets].sort() };
 }
 
-/** @param dir An absent or empty folder. */
+/**
+ * @param dir An absent or empty folder.
+ * @param source With the version of the weights; asked for once they have been read, as calls before may still be at work.
+ */
 export async function saveState(
   dir: string,
-  source: StateTarget & { readonly weightVersion: number },
+  source: StateTarget & { readonly weightVersion: () => number },
   signal?: AbortSignal,
 ): Promise<void> {
-  const { native, options, weightVersion } = source;
+  const { native, options } = source;
   const list = entries(source);
   await makeFolder(dir);
   const path = join(dir, VALUES_FILE);
@@ -90,7 +93,7 @@ export async function saveState(
     format: FORMAT,
     sha256: await sha256(path),
     optimizerStep: nativeCallSync(() => native.optimizerStep),
-    weightVersion,
+    weightVersion: source.weightVersion(),
     dtype: options.dtype,
     optimizerState: options.optimizerState,
     lora: loraIdentity(options),

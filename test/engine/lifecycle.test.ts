@@ -1,7 +1,7 @@
 /** Disposal, cancellation, errors, several engines, worker threads: the host always survives. */
 import { execFile } from "node:child_process";
 import { getEventListeners } from "node:events";
-import { mkdtemp, readdir, rm } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
@@ -213,11 +213,63 @@ describe("weights", () => {
     const training = engine.accumulate(forest, rows);
     const during = engine.generate({ ...request });
     const [, early] = await Promise.all([training, during]);
-    const step = engine.step({ learningRate: 0.05 });
-    const [, late] = await Promise.all([step, sleep(0).then(() => engine.generate(request))]);
+    const [, late] = await Promise.all([engine.step({ learningRate: 0.05 }), engine.generate(request)]);
     expect(early[0]?.weightVersion).toBe(0);
     expect(late[0]?.weightVersion).toBe(1);
     expect(late[0]?.logprobs).not.toEqual(early[0]?.logprobs);
+  });
+
+  it("are those of the calls before, whatever is awaited", async () => {
+    const folder = await mkdtemp(join(tmpdir(), "act-order-"));
+    const state = (name: string): string => join(folder, name);
+    const { forest, rows } = flat(tokens(20, 3));
+    const weighted = { ...rows, ceWeight: new Float32Array(rows.rows.length).fill(1 / rows.rows.length) };
+    const request = { prompt: tokens(20, 5), maxNewTokens: 4, seed: 0, stopTokens: [] };
+    const calls: ((engine: Engine, prefix: string) => Promise<unknown>)[] = [
+      (e, p) => e.saveState(state(`${p}0`)),
+      (e) => e.accumulate(forest, weighted),
+      (e) => e.step({ learningRate: 0.01 }),
+      (e) => e.accumulate(forest, weighted),
+      (e, p) => e.saveState(state(`${p}1`)),
+      (e) => e.step({ learningRate: 0.02 }),
+      (e) => e.score(forest, rows),
+      (e, p) => e.saveState(state(`${p}2`)),
+      (e) => e.accumulate(forest, weighted),
+      (e) => e.zeroGradients(),
+      (e) => e.step({ learningRate: 0.01 }),
+      (e) => e.generate(request),
+    ];
+    const taken: ((engine: Engine, prefix: string) => Promise<unknown>)[] = [
+      (e, p) => e.loadState(state(`${p}1`)),
+      (e) => e.generate(request),
+      (e, p) => e.saveState(state(`${p}3`)),
+      (e) => e.readTensor("model.norm.weight"),
+    ];
+    try {
+      const results: unknown[][] = [];
+      for (const awaited of [true, false]) {
+        await using engine = await tinyEngine({ training: true });
+        const all: unknown[] = [];
+        for (const part of [calls, taken]) {
+          const pending: Promise<unknown>[] = [];
+          for (const call of part) {
+            const promise = call(engine, `${awaited}`);
+            pending.push(promise);
+            if (awaited) await promise;
+          }
+          all.push(...(await Promise.all(pending)));
+        }
+        for (const file of ["state.json", "state.safetensors"])
+          for (const i of [0, 1, 2, 3]) all.push(await readFile(join(state(`${awaited}${i}`), file)));
+        results.push(all);
+      }
+      expect(results[1]).toEqual(results[0]);
+      const [zero, one, two, three] = (results[0] ?? []).slice(-4) as Buffer[];
+      expect(one?.equals(three as Buffer)).toBe(true);
+      for (const other of [zero, two]) expect(one?.equals(other as Buffer)).toBe(false);
+    } finally {
+      await rm(folder, { recursive: true, force: true });
+    }
   });
 
   it("are sampled from side by side with training", async () => {
