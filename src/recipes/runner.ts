@@ -91,8 +91,9 @@ async function runStage(
     events.onStage?.({ name, seed, state: "skipped", result: before.result, seconds: before.seconds });
     return { name, seed, folder, file: before };
   }
-  await beginStage(folder, { key, kind: stage.kind, seed, config: resolved });
+  const aside = await beginStage(folder, { key, kind: stage.kind, seed, config: resolved });
   events.onStage?.({ name, seed, state: "started", result: null, seconds: 0 });
+  if (aside !== null) events.onNote?.(`starts anew; what other settings or inputs gave is kept in ${aside}`);
   const began = performance.now();
   const environment: ExecutionEnvironment = {
     context: { folder, configHash: key, signal, onProgress: events.onProgress },

@@ -2,9 +2,11 @@
  * The folder of one stage of a run: what it was made from, and what came out.
  *
  * `stage.json` is written when a stage begins and again when it ends. A finished stage whose key (configuration and
- * hashes of its inputs) is the same is not run again; a half-done one is gone on with; one with another key starts over.
+ * hashes of its inputs) is the same is not run again; a half-done one is gone on with; one with another key starts over,
+ * beside what was there.
  */
-import { readFile, rm } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { readFile, rename } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import { makeFolder, withFileErrors, writeFileAtomic } from "../data/files.js";
@@ -29,11 +31,17 @@ const stageFileSchema = z.strictObject({
 });
 export type StageFile = z.infer<typeof stageFileSchema>;
 
-/** The stage file of a folder, or null where there is none that can be read. */
+/**
+ * The stage file of a folder, or null where there is none, or none of this format.
+ *
+ * @throws ActError `FILE_*` when it cannot be read.
+ */
 export async function readStageFile(folder: string): Promise<StageFile | null> {
+  const path = join(folder, STAGE_FILE);
+  if (!existsSync(path)) return null;
+  const text = await withFileErrors("reading", path, () => readFile(path, "utf8"));
   try {
-    const parsed = stageFileSchema.safeParse(JSON.parse(await readFile(join(folder, STAGE_FILE), "utf8")));
-    return parsed.success ? parsed.data : null;
+    return stageFileSchema.safeParse(JSON.parse(text)).data ?? null;
   } catch {
     return null;
   }
@@ -48,14 +56,19 @@ export async function finishedStage(folder: string, key: string): Promise<StageF
   return hash === file.output.hash ? file : null;
 }
 
-/** Prepares a stage's folder: what another key left there is removed. */
+/**
+ * Prepares a stage's folder. What another key left there may be the work of days: it is moved aside, not removed.
+ *
+ * @returns Where to, or null where nothing was in the way.
+ */
 export async function beginStage(
   folder: string,
   stage: Pick<StageFile, "key" | "kind" | "seed" | "config">,
-): Promise<void> {
+): Promise<string | null> {
   const file = await readStageFile(folder);
-  if (file === null || file.key !== stage.key || file.status === "complete")
-    await withFileErrors("removing", folder, () => rm(folder, { recursive: true, force: true }));
+  const goesOn = file?.key === stage.key && file.status === "running";
+  const aside = goesOn || !existsSync(folder) ? null : freeName(folder);
+  if (aside !== null) await withFileErrors("moving", folder, () => rename(folder, aside));
   await makeFolder(folder);
   const begun: StageFile = {
     ...stage,
@@ -63,9 +76,17 @@ export async function beginStage(
     status: "running",
     result: null,
     output: null,
-    seconds: file?.key === stage.key ? file.seconds : 0,
+    seconds: goesOn ? file.seconds : 0,
   };
   await writeStageFile(folder, begun);
+  return aside;
+}
+
+function freeName(folder: string): string {
+  for (let i = 1; ; i++) {
+    const name = `${folder}.before-${i}`;
+    if (!existsSync(name)) return name;
+  }
 }
 
 /** Records that a stage is finished. @param output Path from the folder, or null. */

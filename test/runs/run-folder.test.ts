@@ -1,5 +1,5 @@
 import { existsSync } from "node:fs";
-import { chmod, mkdir, mkdtemp, writeFile } from "node:fs/promises";
+import { chmod, mkdir, mkdtemp, readdir, readFile, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { beforeEach, describe, expect, it } from "vitest";
@@ -73,7 +73,26 @@ describe("stage folders", () => {
     await beginStage(folder, stage);
     expect(existsSync(join(folder, "partial.jsonl"))).toBe(true);
     expect((await readStageFile(folder))?.seconds).toBe(3);
-    await beginStage(folder, { ...stage, key: "k2" });
+    expect(await beginStage(folder, { ...stage, key: "k2" })).toBe(`${folder}.before-1`);
     expect(existsSync(join(folder, "partial.jsonl"))).toBe(false);
+  });
+
+  it("keep what another key, or nobody known, left", async () => {
+    expect(await beginStage(folder, stage)).toBeNull();
+    await writeFile(join(folder, "partial.jsonl"), "days of work");
+    await beginStage(folder, { ...stage, key: "k2" });
+    await finishStage(folder, {}, null, 1);
+    await beginStage(folder, stage);
+    await writeFile(join(folder, "stage.json"), "{");
+    await beginStage(folder, stage);
+    expect(await readFile(join(`${folder}.before-1`, "partial.jsonl"), "utf8")).toBe("days of work");
+    expect((await readStageFile(`${folder}.before-2`))?.key).toBe("k2");
+    expect(await readFile(join(`${folder}.before-3`, "stage.json"), "utf8")).toBe("{");
+  });
+
+  it("say that a stage file cannot be read, and touch nothing", async () => {
+    await mkdir(join(folder, "stage.json"), { recursive: true });
+    await expect(beginStage(folder, stage)).rejects.toMatchObject({ code: "FILE_NOT_A_FILE" });
+    expect(await readdir(folder)).toEqual(["stage.json"]);
   });
 });
