@@ -5,7 +5,7 @@
  * a pulled plug leaves the old file or none, never half a file.
  */
 import { randomBytes } from "node:crypto";
-import { constants } from "node:fs";
+import { constants, readdirSync, readFileSync } from "node:fs";
 import { type FileHandle, mkdir, open, realpath, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { ActError } from "../errors.js";
@@ -166,6 +166,29 @@ export async function writeFileAtomic(path: string, data: string | Uint8Array): 
   const file = await AtomicFile.create(path);
   await file.write(data);
   await file.commit();
+}
+
+/** Whether a process of this machine has this pid. Names and locks of files that a process left behind tell its pid. */
+export function isRunning(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+  } catch (cause) {
+    // It is there, and another user's.
+    return cause instanceof Error && "code" in cause && cause.code === "EPERM";
+  }
+  return !isZombie(pid);
+}
+
+/** Whether nothing is left of a process but its exit status, which its parent has not asked for (Linux). */
+function isZombie(pid: number): boolean {
+  try {
+    const text = readFileSync(`/proc/${pid}/stat`, "utf8");
+    // The state follows the command's name, which may hold parentheses. It is the first thread's; others may still write.
+    const ended = text[text.lastIndexOf(")") + 2] === "Z";
+    return ended && readdirSync(`/proc/${pid}/task`).length === 1;
+  } catch {
+    return false;
+  }
 }
 
 /** Makes a rename durable. Some file systems and Windows cannot sync a folder; the rename itself holds there too. */
