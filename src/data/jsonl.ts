@@ -27,15 +27,21 @@ export interface JsonlReadOptions {
 
 const MAX_LINE_BYTES = 64 * 1024 * 1024;
 
+/** One line of a text file, without its end (LF or CRLF). */
+export interface TextLine {
+  /** Counted from 1. */
+  readonly line: number;
+  readonly text: string;
+  /** Bytes of the file, after unpacking, up to and with this line's end; null where the file stops before it. */
+  readonly end: number | null;
+}
+
 /**
- * Lines of a text file (`.gz` is unpacked), without their ends (LF or CRLF), counted from 1.
+ * Lines of a text file (`.gz` is unpacked).
  *
  * @throws ActError `FILE_*`, `DATA_BAD_ENCODING` (not UTF-8), `DATA_LINE_TOO_LONG`, `DATA_BAD_ARCHIVE` (broken gzip).
  */
-export async function* readLines(
-  path: string,
-  options: JsonlReadOptions = {},
-): AsyncGenerator<{ line: number; text: string }> {
+export async function* readLines(path: string, options: JsonlReadOptions = {}): AsyncGenerator<TextLine> {
   const limit = options.maxLineBytes ?? MAX_LINE_BYTES;
   const file = createReadStream(path);
   const stream: Readable = path.endsWith(".gz") ? gunzipped(file) : file;
@@ -43,16 +49,18 @@ export async function* readLines(
   let pending: Buffer[] = [];
   let pendingBytes = 0;
   let line = 0;
+  let taken = 0;
 
-  const take = (): { line: number; text: string } => {
+  const take = (whole: boolean): TextLine => {
     line++;
+    taken += pendingBytes + 1;
     let bytes = pending.length === 1 && pending[0] !== undefined ? pending[0] : Buffer.concat(pending);
     pending = [];
     pendingBytes = 0;
     if (line === 1 && bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf) bytes = bytes.subarray(3);
     if (bytes.at(-1) === 0x0d) bytes = bytes.subarray(0, -1);
     try {
-      return { line, text: decoder.decode(bytes) };
+      return { line, text: decoder.decode(bytes), end: whole ? taken : null };
     } catch (cause) {
       throw new ActError("DATA_BAD_ENCODING", `${path}, line ${line}: not UTF-8 text.`, { cause });
     }
@@ -74,11 +82,11 @@ export async function* readLines(
       for (let end = chunk.indexOf(0x0a); end !== -1; end = chunk.indexOf(0x0a, start)) {
         keep(chunk.subarray(start, end));
         start = end + 1;
-        yield take();
+        yield take(true);
       }
       keep(chunk.subarray(start));
     }
-    if (pendingBytes > 0) yield take();
+    if (pendingBytes > 0) yield take(false);
   } catch (cause) {
     if (cause instanceof ActError || options.signal?.aborted) throw cause;
     const code = cause instanceof Error && "code" in cause ? String(cause.code) : "";

@@ -1,8 +1,11 @@
 /**
  * Work item by item that survives being killed: finished items are kept in a journal until the stage writes its file.
  */
-import { readFile, rm } from "node:fs/promises";
+import { constants } from "node:buffer";
+import { rm } from "node:fs/promises";
 import { join } from "node:path";
+import { readLines } from "../data/jsonl.js";
+import { ActError } from "../errors.js";
 import { followSignal } from "../rollouts/abort.js";
 import { Journal, type JournalValue } from "../runs/journal.js";
 
@@ -27,6 +30,7 @@ export class PartialResults<T> {
    * Opens the journal of a stage. Items written under another key (another configuration or input) are dropped.
    *
    * @param folder Folder of the stage; must exist.
+   * @throws ActError `FILE_*`; nothing is dropped then.
    */
   static async open<T>(folder: string, key: string): Promise<PartialResults<T>> {
     const path = join(folder, PARTIAL_FILE);
@@ -83,31 +87,39 @@ export class PartialResults<T> {
   }
 }
 
-/** Whole lines of a journal; a last line that was cut off does not count. */
+/**
+ * Whole lines of a journal, read as a stream: it may be longer than any string. No file is an empty journal; any other
+ * fault is thrown, since the journal is cut to the length that comes back.
+ */
 async function readPartial<T>(
   path: string,
   key: string,
 ): Promise<{ length: number; items: Map<number, T>; seconds: number }> {
   const nothing = { length: 0, items: new Map<number, T>(), seconds: 0 };
-  const text = await readFile(path, "utf8").catch(() => "");
-  const lines = text.split("\n").slice(0, -1);
   const items = new Map<number, T>();
   let length = 0;
   let seconds = 0;
-  for (const [i, line] of lines.entries()) {
-    let value: { key?: unknown; index?: unknown; seconds?: unknown; item?: unknown };
-    try {
-      value = JSON.parse(line) as typeof value;
-    } catch {
-      break; // cut in the middle by a crash of the machine; everything after it is done again
+  try {
+    for await (const { line, text, end } of readLines(path, { maxLineBytes: constants.MAX_STRING_LENGTH })) {
+      if (end === null) break;
+      let value: { key?: unknown; index?: unknown; seconds?: unknown; item?: unknown };
+      try {
+        value = JSON.parse(text) as typeof value;
+      } catch {
+        break; // cut in the middle by a crash of the machine; everything after it is done again
+      }
+      if (line === 1 && value.key !== key) return nothing;
+      if (line > 1) {
+        if (typeof value.index !== "number" || typeof value.seconds !== "number") break;
+        items.set(value.index, value.item as T);
+        seconds = value.seconds;
+      }
+      length = end;
     }
-    if (i === 0 && value.key !== key) return nothing;
-    if (i > 0) {
-      if (typeof value.index !== "number" || typeof value.seconds !== "number") break;
-      items.set(value.index, value.item as T);
-      seconds = value.seconds;
-    }
-    length += Buffer.byteLength(line) + 1;
+  } catch (cause) {
+    // A line cut within a character counts as little as any other that was cut.
+    const harmless = ["FILE_NOT_FOUND", "DATA_BAD_ENCODING"];
+    if (!(cause instanceof ActError && harmless.includes(cause.code))) throw cause;
   }
   return { length, items, seconds };
 }
@@ -140,11 +152,11 @@ export async function runResumable<T>(
       try {
         const item = await work(index, controller.signal);
         await partial.add(index, item, options.durable?.(item) ?? true);
+        options.onDone?.(++done);
       } catch (cause) {
         controller.abort(cause);
         throw cause;
       }
-      options.onDone?.(++done);
     }
   };
   const workers = await Promise.allSettled(Array.from({ length: Math.min(concurrency, count) }, worker));

@@ -61,6 +61,18 @@ describe("reading JSON Lines", () => {
     expect(await values(`${path}.gz`)).toEqual(records);
   });
 
+  it("counts bytes to the end of each line, which the last one may lack", async () => {
+    const path = join(folder, "a.jsonl");
+    const text = "\uFEFF1\r\n\nü\n4";
+    await writeFile(path, text);
+    await writeFile(`${path}.gz`, gzipSync(text));
+    for (const file of [path, `${path}.gz`]) {
+      const ends: (number | null)[] = [];
+      for await (const { end } of readLines(file)) ends.push(end);
+      expect(ends).toEqual([6, 7, 10, null]);
+    }
+  });
+
   it("skips blank lines and a byte order mark, counting lines as an editor does", async () => {
     const path = join(folder, "a.jsonl");
     await writeFile(path, "\uFEFF1\n\n  \n2\nnope\n");
