@@ -91,7 +91,9 @@ const loopStateSchema = z.strictObject({
  * Runs a stage from its newest checkpoint (or the beginning) to its end, and saves the model.
  *
  * @throws ActError `TRAINING_NOT_FINITE`, `TRAINING_ABORTED` (a threshold), `RUN_DAMAGED`, `FILE_*`; the engine's
- *   errors; the signal's reason. A stopped stage keeps a checkpoint of its last whole step.
+ *   errors; the signal's reason. A stopped stage keeps a checkpoint of its last whole step. When that cannot be
+ *   written, the error says so: it has the code and message of what stopped the stage (`TRAINING_NOT_SAVED` for a
+ *   signal's reason without a code) and that as its `cause`.
  */
 export async function runTrainingLoop<S>(loop: TrainingLoop<S>): Promise<TrainingResult> {
   const { folder, policy } = loop;
@@ -101,39 +103,45 @@ export async function runTrainingLoop<S>(loop: TrainingLoop<S>): Promise<Trainin
   const checkpoints = await Checkpoints.open(join(folder, CHECKPOINTS_FOLDER), loop.checkpoint.keep);
   const saved = await checkpoints.latest();
   const resumed = saved === null ? null : parseOptions(loopStateSchema, saved.state, saved.folder);
-  let step = saved?.step ?? 0;
-  let state = resumed === null ? loop.initial : parseOptions(loop.stateSchema, resumed.stage, saved?.folder ?? folder);
-  let savedStep = saved === null ? null : step;
+  const initial =
+    resumed === null ? loop.initial : parseOptions(loop.stateSchema, resumed.stage, saved?.folder ?? folder);
+  let savedStep = saved?.step ?? null;
   const above: Record<string, number> = { ...resumed?.above };
   if (saved !== null) await policy.loadState(join(saved.folder, "engine"));
+  // Gradients a stopped step left behind in this engine are none of ours.
+  await policy.zeroGradients();
 
   const metrics = await Journal.open(join(folder, METRICS_FILE), resumed?.journals.metrics);
   const timing = await Journal.open(join(folder, TIMING_FILE), resumed?.journals.timing);
   const samples = await Journal.open(join(folder, SAMPLES_FILE), resumed?.journals.samples);
+  const wholeStep = (step: number, stage: S) => ({
+    step,
+    stage,
+    journals: { metrics: metrics.length, timing: timing.length, samples: samples.length },
+    weights: policy.stats().weightVersion,
+  });
+  /** The last step of which every line is in its journal, as a checkpoint records it. */
+  let last = wholeStep(saved?.step ?? 0, initial);
   const save = async (): Promise<void> => {
+    const { step, stage, journals } = last;
     if (savedStep === step) return;
     for (const journal of [metrics, timing, samples]) await journal.sync();
-    const journals = { metrics: metrics.length, timing: timing.length, samples: samples.length };
-    await checkpoints.save(step, { stage: state, journals, above }, (target) =>
-      policy.saveState(join(target, "engine")),
-    );
+    await checkpoints.save(step, { stage, journals, above }, (target) => policy.saveState(join(target, "engine")));
     savedStep = step;
   };
 
   try {
-    // Gradients a stopped step left behind in this engine are none of ours.
-    await policy.zeroGradients();
-    while (step < loop.steps) {
+    while (last.step < loop.steps) {
       signal.throwIfAborted();
       const began = performance.now();
-      const result = await oneStep(loop, step, state, signal);
-      step++;
-      state = result.state;
+      const result = await oneStep(loop, last.step, last.stage, signal);
+      const step = last.step + 1;
       const seconds = (performance.now() - began) / 1000;
       const clock = { ...result.timing, step_s: seconds };
       for (const sample of result.samples ?? []) await samples.append({ step, ...sample });
       await metrics.append({ step, ...result.metrics });
       await timing.append({ step, ...clock, time: new Date().toISOString() });
+      last = wholeStep(step, result.state);
       loop.onStep?.(step, result.metrics, clock);
       checkThresholds(loop.abort, result.metrics, above, step);
       if (step % loop.checkpoint.every === 0) await save();
@@ -141,7 +149,13 @@ export async function runTrainingLoop<S>(loop: TrainingLoop<S>): Promise<Trainin
     await save();
   } catch (cause) {
     // A stop between steps (signal, threshold) loses nothing: the state of the last whole step is kept.
-    if (signal.aborted || (cause instanceof ActError && cause.code === "TRAINING_ABORTED")) await save();
+    if (!signal.aborted && !(cause instanceof ActError && cause.code === "TRAINING_ABORTED")) throw cause;
+    try {
+      // Weights of a step that could not be journaled, or went wrong after its update, are of no whole step.
+      if (policy.stats().weightVersion === last.weights) await save();
+    } catch (fault) {
+      throw withFailedSave(cause, fault, last.step, savedStep);
+    }
     throw cause;
   } finally {
     for (const journal of [metrics, timing, samples]) await journal.close();
@@ -159,6 +173,15 @@ async function oneStep<S>(loop: TrainingLoop<S>, step: number, state: S, signal:
     await loop.policy.zeroGradients().catch(() => undefined);
     throw cause;
   }
+}
+
+/** What ended a stage, saying too that its last step is not kept as it usually is. */
+function withFailedSave(cause: unknown, fault: unknown, step: number, savedStep: number | null): ActError {
+  const text = (error: unknown): string => (error instanceof Error ? error.message : String(error));
+  return new ActError(cause instanceof ActError ? cause.code : "TRAINING_NOT_SAVED", text(cause), {
+    hint: `Resuming goes on from step ${savedStep ?? 0}: the checkpoint of step ${step} was not written. ${text(fault)}`,
+    cause,
+  });
 }
 
 /** Counts steps in a row above each limit and stops the stage when patience runs out. */
