@@ -5,7 +5,8 @@ import type { Command } from "commander";
 import { parse } from "yaml";
 import { z } from "zod";
 import { ActError } from "../errors.js";
-import { setAt, unwrap } from "../stages/options.js";
+import { defaultOf, unwrap } from "../schema-issues.js";
+import { setAt } from "../stages/options.js";
 
 /** `groupSize` -> `group-size` */
 export function flagName(key: string): string {
@@ -54,16 +55,6 @@ export function descriptionOf(schema: z.ZodType): string {
     )
       at = at.unwrap() as z.ZodType;
     else return "";
-  }
-}
-
-/** The default, or undefined where there is none. */
-export function defaultOf(schema: z.ZodType): unknown {
-  let at: z.ZodType = schema;
-  for (;;) {
-    if (at instanceof z.ZodDefault || at instanceof z.ZodPrefault) return at.def.defaultValue;
-    if (at instanceof z.ZodOptional || at instanceof z.ZodNullable) at = at.unwrap() as z.ZodType;
-    else return undefined;
   }
 }
 

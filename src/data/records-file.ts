@@ -3,7 +3,8 @@
  */
 import { readFileSync } from "node:fs";
 import type { z } from "zod";
-import { ActError } from "../errors.js";
+import { ActError, invalid } from "../errors.js";
+import { choiceHint } from "../schema-issues.js";
 import { type JsonlLine, type JsonlReadOptions, JsonlWriter, readJsonlValues } from "./jsonl.js";
 import { type HeaderFields, type RecordHeader, type RecordKind, type RecordOf, recordKinds } from "./records.js";
 import { describeIssues } from "./trajectory.js";
@@ -18,7 +19,7 @@ export interface RecordFile<K extends RecordKind> {
 /**
  * Opens a record file and reads its header.
  *
- * @throws ActError `DATA_NO_HEADER`, `DATA_WRONG_FORMAT` (another kind of file), `DATA_WRONG_VERSION`, `DATA_BAD_RECORD`
+ * @throws ActError `DATA_UNKNOWN_KIND`, `DATA_NO_HEADER`, `DATA_WRONG_FORMAT` (another kind of file), `DATA_WRONG_VERSION`, `DATA_BAD_RECORD`
  *   naming the line and the first key that does not fit; those of `readJsonlValues`.
  */
 export async function openRecords<K extends RecordKind>(
@@ -115,9 +116,22 @@ export async function writeRecords<K extends RecordKind>(
 
 /** A whole header. Throws ActError `DATA_BAD_RECORD` naming the first key that does not fit. */
 export function recordHeader<K extends RecordKind>(kind: K, fields: HeaderFields<K>): RecordHeader<K> {
-  const { format, version, header } = recordKinds[kind];
+  const { format, version, header } = definitionOf(kind);
   const value = { format, version, created_by: createdBy, ...fields };
   return check(header, value, `header of ${format}`) as RecordHeader<K>;
+}
+
+/** Throws ActError `DATA_UNKNOWN_KIND`: callers need not be checked by a compiler. */
+function definitionOf<K extends RecordKind>(kind: K): (typeof recordKinds)[K] {
+  if (Object.hasOwn(recordKinds, kind)) return recordKinds[kind];
+  const kinds = Object.keys(recordKinds);
+  throw invalid(
+    "DATA_UNKNOWN_KIND",
+    "kind",
+    `one of ${kinds.join(", ")}`,
+    kind,
+    choiceHint(String(kind), kinds, "Kinds"),
+  );
 }
 
 const HEADER_HINT = "The first line of a record file is its header, see docs/data-files.md.";
@@ -130,7 +144,7 @@ const createdBy: string = (() => {
 })();
 
 function parseHeader<K extends RecordKind>(path: string, kind: K, { line, value }: JsonlLine): RecordHeader<K> {
-  const { format, version, header } = recordKinds[kind];
+  const { format, version, header } = definitionOf(kind);
   const found = typeof value === "object" && value !== null ? (value as { format?: unknown; version?: unknown }) : {};
   if (typeof found.format !== "string" || found.version === undefined)
     throw new ActError("DATA_NO_HEADER", `${path}, line ${line}: not a header.`, { hint: HEADER_HINT });

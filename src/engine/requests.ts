@@ -4,7 +4,7 @@
  * What depends on the model (token ids, context, cache) is checked natively, where it is known.
  */
 import { z } from "zod";
-import { describe } from "../errors.js";
+import { schemaIssue } from "../schema-issues.js";
 import { EngineError } from "./errors.js";
 import type { NativeForest, NativeGenerateRequest, NativeLossRows, NativeStepOptions } from "./native.js";
 import type { AdamWOptions, GenerateRequest, LossRows, TokenForest } from "./policy.js";
@@ -96,11 +96,8 @@ const adamwSchema = z.strictObject({
 export function parseOptions<Schema extends z.ZodType>(schema: Schema, value: unknown, what: string): z.output<Schema> {
   const parsed = schema.safeParse(value);
   if (parsed.success) return parsed.data;
-  const issue = parsed.error.issues[0];
-  const key = issue === undefined || issue.path.length === 0 ? what : issue.path.join(".");
-  const got = issue === undefined ? value : issue.path.reduce<unknown>((at, part) => Object(at)[part], value);
-  const complaint = issue?.code === "unrecognized_keys" ? `Unknown keys ${issue.keys.join(", ")}` : issue?.message;
-  throw new EngineError("BAD_ARGUMENT", `Invalid \`${key}\` (${describe(got)}): ${complaint ?? "not allowed"}.`);
+  const { message, hint } = schemaIssue(schema, value, parsed.error, what);
+  throw new EngineError("BAD_ARGUMENT", message, { hint, cause: parsed.error });
 }
 
 export function nativeGenerateRequest(request: GenerateRequest, eosTokens: readonly number[]): NativeGenerateRequest {

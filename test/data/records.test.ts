@@ -128,6 +128,14 @@ describe("record files", () => {
   });
 
   const whole = (): object => recordHeader("pairs", header);
+  it.each(["nokind", "toString", "pair"])("of a kind that does not exist are refused, typed: %s", async (kind) => {
+    const path = join(dir, "unknown.jsonl");
+    writeFileSync(path, "{}\n");
+    const refused = { code: "DATA_UNKNOWN_KIND", message: expect.stringContaining("for `kind`") };
+    await expect(readRecords(path, kind as "pairs")).rejects.toMatchObject(refused);
+    await expect(writeRecords(path, kind as "pairs", header, [])).rejects.toMatchObject(refused);
+  });
+
   it.each([
     ["empty", [], "DATA_NO_HEADER", "empty"],
     ["a record first", [pair], "DATA_NO_HEADER", "line 1"],

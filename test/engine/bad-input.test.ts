@@ -89,6 +89,20 @@ describe("bad input", () => {
   });
 
   it.each([
+    [{ maxNewTokens: 0 }, "Expected an integer >= 1 for `maxNewTokens`, got 0. Give an integer >= 1."],
+    [{ maxNewtokens: 1 }, "Unknown key `maxNewtokens` of `request`. Did you mean `maxNewTokens`?"],
+    [{ stopStrings: [1] }, "Expected a text that is not empty for `stopStrings.0`, got 1."],
+    [{ temperature: 1e-40 }, "Expected 0 or a number from 1e-38 for `temperature`, got 1e-40."],
+    [{ seed: -1 }, "Expected a safe integer >= 0, or a bigint below 2^64 for `seed`, got -1."],
+  ])("says what was expected of %j, and what to do", async (wrong, text) => {
+    const request = { prompt: [2], maxNewTokens: 1, seed: 0, ...wrong } as GenerateRequest;
+    await expect(engine.generate(request)).rejects.toMatchObject({
+      message: expect.stringContaining(text),
+      hint: expect.stringMatching(/./u),
+    });
+  });
+
+  it.each([
     ["a parent that comes later", { parents: [1, null] }, {}, "BAD_ARGUMENT"],
     ["a row beyond the tokens", {}, { rows: Int32Array.of(40) }, "BAD_ARGUMENT"],
     ["a target beyond the vocabulary", {}, { targets: Int32Array.of(53) }, "TOKEN_OUT_OF_RANGE"],

@@ -4,12 +4,12 @@
  *     npx vitest run test/recipes/docs.test.ts -u
  */
 import { z } from "zod";
-import { defaultOf, descriptionOf } from "../../src/cli/flags.js";
+import { descriptionOf } from "../../src/cli/flags.js";
 import { recipeSchema } from "../../src/recipes/recipe.js";
 import { stageKinds } from "../../src/recipes/stage-kinds.js";
 import { promptSchema } from "../../src/rollouts/dialogue.js";
+import { defaultOf, unwrap } from "../../src/schema-issues.js";
 import { engineSettingsSchema } from "../../src/stages/models.js";
-import { unwrap } from "../../src/stages/options.js";
 
 export function recipeTables(): string {
   const stages = Object.entries(stageKinds).flatMap(([kind, { name, schema, options }]) => {

@@ -1,7 +1,8 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { z } from "zod";
-import { keysAt, nearest, parseOptions } from "../../src/stages/options.js";
+import { keysAt, nearest } from "../../src/schema-issues.js";
+import { parseOptions } from "../../src/stages/options.js";
 import { learningRateFactor, scheduleSchema } from "../../src/stages/schedule.js";
 
 const schema = z.strictObject({
@@ -10,6 +11,12 @@ const schema = z.strictObject({
   list: z.array(z.strictObject({ item: z.string() })).default([]),
   named: z.record(z.string(), z.strictObject({ path: z.string() })).default({}),
   either: z.union([z.string(), z.strictObject({ choice: z.number() })]).optional(),
+  shape: z.enum(["constant", "linear"]).nullable().optional(),
+  share: z.number().gt(0).max(1).optional(),
+  word: z
+    .string()
+    .regex(/^[a-z]+$/u, "lower-case letters")
+    .optional(),
   needed: z.string(),
 });
 
@@ -25,20 +32,45 @@ describe("parseOptions", () => {
   });
 
   it.each([
-    [{ needed: "x", batsh: 1 }, "CONFIG_UNKNOWN_KEY", "here: unknown key `batsh`. Did you mean `batch`?"],
+    [{ needed: "x", batsh: 1 }, "CONFIG_UNKNOWN_KEY", "here: Unknown key `batsh`. Did you mean `batch`?"],
     [
       { needed: "x", nested: { dept: 1 } },
       "CONFIG_UNKNOWN_KEY",
-      "here, nested: unknown key `dept`. Did you mean `depth`?",
+      "here: Unknown key `nested.dept`. Did you mean `depth`?",
     ],
     [{ needed: "x", list: [{ itme: "a" }] }, "CONFIG_UNKNOWN_KEY", "Did you mean `item`?"],
     [{ needed: "x", named: { a: { pat: "a" } } }, "CONFIG_UNKNOWN_KEY", "Did you mean `path`?"],
     [{ needed: "x", either: { choise: 1 } }, "CONFIG_UNKNOWN_KEY", "Did you mean `choice`?"],
-    [{ needed: "x", zzzzzzzz: 1 }, "CONFIG_UNKNOWN_KEY", "Valid keys: batch, nested, list, named, either, needed."],
-    [{}, "CONFIG_MISSING_KEY", "here, needed: this key is required."],
-    [{ needed: "x", batch: 0 }, "CONFIG_BAD_VALUE", "here, batch: got 0."],
-    [{ needed: "x", batch: null }, "CONFIG_BAD_VALUE", "here, batch: got null."],
-    ["text", "CONFIG_BAD_VALUE", 'here: got "text".'],
+    [
+      { needed: "x", zzzzzzzz: 1 },
+      "CONFIG_UNKNOWN_KEY",
+      "Valid keys: batch, nested, list, named, either, shape, share, word, needed.",
+    ],
+    [{}, "CONFIG_MISSING_KEY", "here: `needed` is required. Give a text."],
+    [
+      { needed: "x", batch: 0 },
+      "CONFIG_BAD_VALUE",
+      "here: Expected an integer >= 1 for `batch`, got 0. Give an integer >= 1, or leave it out for the default, 4.",
+    ],
+    [{ needed: "x", batch: null }, "CONFIG_BAD_VALUE", "here: Expected an integer >= 1 for `batch`, got null."],
+    [
+      { needed: "x", batch: 2 ** 60 },
+      "CONFIG_BAD_VALUE",
+      "Expected an integer from 1 to 9007199254740991 for `batch`, got 1152921504606847000.",
+    ],
+    [{ needed: "x", nested: { depth: "a" } }, "CONFIG_BAD_VALUE", 'Expected a number for `nested.depth`, got "a".'],
+    [{ needed: "x", either: { choice: "a" } }, "CONFIG_BAD_VALUE", "Expected a number for `either.choice`"],
+    [{ needed: "x", either: 1 }, "CONFIG_BAD_VALUE", "Expected a text or an object for `either`, got 1."],
+    [{ needed: "x", shape: "liner" }, "CONFIG_BAD_VALUE", 'got "liner". Did you mean `linear`?'],
+    [
+      { needed: "x", shape: 3 },
+      "CONFIG_BAD_VALUE",
+      "Expected one of constant, linear or null for `shape`, got 3. Give one of constant, linear or null, or leave it out.",
+    ],
+    [{ needed: "x", share: 0 }, "CONFIG_BAD_VALUE", "Expected a number > 0 and <= 1 for `share`, got 0."],
+    [{ needed: "x", word: "A1" }, "CONFIG_BAD_VALUE", 'Expected lower-case letters for `word`, got "A1".'],
+    [{ needed: "x", named: [] }, "CONFIG_BAD_VALUE", "Expected an object for `named`, got an array of 0."],
+    ["text", "CONFIG_BAD_VALUE", 'here: Expected an object, got "text". Give an object.'],
   ])("refuses %j", (value, code, text) => {
     expect(() => parseOptions(schema, value, "here")).toThrowError(
       expect.objectContaining({ code, message: expect.stringContaining(text) }) as Error,
@@ -51,7 +83,10 @@ describe("parseOptions", () => {
         try {
           parseOptions(schema, value, "here");
         } catch (error) {
-          expect(error).toMatchObject({ code: expect.stringMatching(/^CONFIG_/u) });
+          expect(error).toMatchObject({
+            code: expect.stringMatching(/^CONFIG_/u),
+            hint: expect.stringMatching(/./u),
+          });
         }
       }),
     );

@@ -1,8 +1,8 @@
 /** Environments of AgentGym's HTTP servers. */
 import { createHash } from "node:crypto";
 import { z } from "zod";
-import { describeIssues } from "../../data/trajectory.js";
 import { EnvironmentError, type EnvironmentProvider, type Panel } from "../environment.js";
+import { parseEnvironmentOptions } from "../options.js";
 import { type AgentGymKind, agentGymKinds, type Dialect, dialects } from "./dialects.js";
 import { AgentGymEnvironment } from "./environment.js";
 
@@ -55,16 +55,12 @@ export class AgentGymProvider implements EnvironmentProvider {
    * @throws EnvironmentError `ENVIRONMENT_BAD_OPTIONS`.
    */
   static async open(options: AgentGymOptions): Promise<AgentGymProvider> {
-    const result = agentGymOptionsSchema.safeParse(options);
-    if (!result.success)
-      throw new EnvironmentError("ENVIRONMENT_BAD_OPTIONS", `AgentGym options: ${describeIssues(result.error)}`, {
-        cause: result.error,
-      });
-    const provider = new AgentGymProvider(result.data);
+    const settings = parseEnvironmentOptions(agentGymOptionsSchema, options, "AgentGym");
+    const provider = new AgentGymProvider(settings);
     if (provider.panelNames.length === 0)
       throw new EnvironmentError(
         "ENVIRONMENT_BAD_OPTIONS",
-        `AgentGym options: the items of a ${result.data.kind} server are not known.`,
+        `AgentGym: the items of a ${settings.kind} server are not known.`,
         { hint: "List them in `panels`, e.g. `panels: { test: [0, 1, 2] }`." },
       );
     return provider;

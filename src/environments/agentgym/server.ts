@@ -6,8 +6,8 @@
  */
 import { createServer, type Server } from "node:http";
 import { z } from "zod";
-import { describeIssues } from "../../data/trajectory.js";
 import { EnvironmentError, type EnvironmentProvider } from "../environment.js";
+import { parseEnvironmentOptions } from "../options.js";
 import { respond, targetOf } from "../pydantic/http.js";
 import { DATA_INDEX_COUNT, dataIndexTask } from "../scienceworld/tasks.js";
 import { type AgentGymKind, agentGymKinds } from "./dialects.js";
@@ -44,10 +44,8 @@ export class AgentGymServer {
    * @throws EnvironmentError `ENVIRONMENT_BAD_OPTIONS`, also for an address that cannot be listened on.
    */
   static async start(provider: EnvironmentProvider, options: AgentGymServerOptions): Promise<AgentGymServer> {
-    const result = agentGymServerOptionsSchema.safeParse(options);
-    if (!result.success)
-      throw new EnvironmentError("ENVIRONMENT_BAD_OPTIONS", `AgentGym server: ${describeIssues(result.error)}`);
-    const { kind, host, port, panel, maxEnvironments } = result.data;
+    const settings = parseEnvironmentOptions(agentGymServerOptionsSchema, options, "AgentGym server");
+    const { kind, host, port, panel, maxEnvironments } = settings;
     const rooms = new Rooms(provider, await itemsOf(provider, kind, panel), maxEnvironments);
     const routes = routesOf(kind, rooms);
     const http = createServer((request, response) => {

@@ -3,6 +3,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 import { EnvironmentError, type EnvironmentProvider, type Panel } from "../environment.js";
+import { parseEnvironmentOptions } from "../options.js";
 import { type EpisodeSetup, TextWorldEnvironment, TextWorldEpisode } from "../textworld/episode.js";
 import { GAME_FILE, type GameFolder, panelNamesOf, readFolder, type SkippedGame } from "./folders.js";
 import { loadGame } from "./game.js";
@@ -37,7 +38,7 @@ export interface AlfworldProvider extends EnvironmentProvider {
  * @throws EnvironmentError with code `ENVIRONMENT_BAD_OPTIONS`.
  */
 export async function alfworldProvider(options: AlfworldOptions): Promise<AlfworldProvider> {
-  const settings = parseOptions(options);
+  const settings = parseEnvironmentOptions(OPTIONS, options, "ALFWorld");
   const panelNames = await panelNamesOf(settings.root);
   const folders = new Map<string, Promise<GameFolder>>();
   const folder = (name: string): Promise<GameFolder> => {
@@ -73,7 +74,7 @@ export async function alfworldProvider(options: AlfworldOptions): Promise<Alfwor
  * @throws EnvironmentError with code `ENVIRONMENT_BAD_OPTIONS`, `ENVIRONMENT_UNKNOWN_TASK` or `ENVIRONMENT_BAD_DATA`.
  */
 export async function alfworldEpisode(taskId: string, options: AlfworldOptions): Promise<TextWorldEpisode> {
-  return new TextWorldEpisode(await setUp(taskId, parseOptions(options)));
+  return new TextWorldEpisode(await setUp(taskId, parseEnvironmentOptions(OPTIONS, options, "ALFWorld")));
 }
 
 async function setUp(taskId: string, settings: z.output<typeof OPTIONS>): Promise<EpisodeSetup> {
@@ -90,12 +91,4 @@ async function setUp(taskId: string, settings: z.output<typeof OPTIONS>): Promis
   }
   const { world, task, walkthrough } = await loadGame(path);
   return { world, task, walkthrough, expert: settings.expert, stepLimit: settings.stepLimit };
-}
-
-function parseOptions(options: AlfworldOptions): z.output<typeof OPTIONS> {
-  const parsed = OPTIONS.safeParse(options);
-  if (parsed.success) return parsed.data;
-  throw new EnvironmentError("ENVIRONMENT_BAD_OPTIONS", `ALFWorld options: ${z.prettifyError(parsed.error)}`, {
-    hint: "Known options: root, expert (walkthrough or handcoded), stepLimit.",
-  });
 }

@@ -1,6 +1,7 @@
 /** The household environment: generated rooms with ALFWorld's tasks, commands and sentences. */
 import { z } from "zod";
 import { EnvironmentError, type EnvironmentProvider, type Panel } from "../environment.js";
+import { parseEnvironmentOptions } from "../options.js";
 import { type EpisodeSetup, TextWorldEnvironment, TextWorldEpisode } from "../textworld/episode.js";
 import { MOVE_WORDING, PUT_WORDING, type Wording } from "../textworld/world.js";
 import { houseOf, PANEL_HASHES, PANEL_NAMES, PANEL_VERSION, panelHash, panelTasks } from "./panels.js";
@@ -27,7 +28,7 @@ export const HOUSEHOLD_VERSION = "1";
 export function householdProvider(options: HouseholdOptions = {}): EnvironmentProvider & {
   create(): Promise<TextWorldEnvironment>;
 } {
-  const settings = parseOptions(options);
+  const settings = parseEnvironmentOptions(OPTIONS, options, "Household");
   return {
     name: "household",
     version: HOUSEHOLD_VERSION,
@@ -45,7 +46,7 @@ export function householdProvider(options: HouseholdOptions = {}): EnvironmentPr
  * @throws EnvironmentError with code `ENVIRONMENT_BAD_OPTIONS` or `ENVIRONMENT_UNKNOWN_TASK`.
  */
 export function householdEpisode(taskId: string, options: HouseholdOptions = {}): TextWorldEpisode {
-  return new TextWorldEpisode(setUp(taskId, parseOptions(options)));
+  return new TextWorldEpisode(setUp(taskId, parseEnvironmentOptions(OPTIONS, options, "Household")));
 }
 
 /** A panel by name; its hash is computed from the houses and must be the committed one. */
@@ -75,12 +76,4 @@ const WORDINGS: Readonly<Record<Wording["put"], Wording>> = { move: MOVE_WORDING
 function setUp(taskId: string, settings: z.output<typeof OPTIONS>): EpisodeSetup {
   const { world, task } = houseOf(taskId, WORDINGS[settings.wording]);
   return { world, task, walkthrough: null, expert: "handcoded", stepLimit: settings.stepLimit };
-}
-
-function parseOptions(options: HouseholdOptions): z.output<typeof OPTIONS> {
-  const parsed = OPTIONS.safeParse(options);
-  if (parsed.success) return parsed.data;
-  throw new EnvironmentError("ENVIRONMENT_BAD_OPTIONS", `Household options: ${z.prettifyError(parsed.error)}`, {
-    hint: "Known options: wording (move or put), stepLimit.",
-  });
 }

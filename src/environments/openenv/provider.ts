@@ -6,8 +6,8 @@
  */
 import { createHash } from "node:crypto";
 import { z } from "zod";
-import { describeIssues } from "../../data/trajectory.js";
 import { EnvironmentError, type EnvironmentProvider, type Panel } from "../environment.js";
+import { parseEnvironmentOptions } from "../options.js";
 import { isObject } from "../pydantic/fields.js";
 import { OpenEnvEnvironment } from "./environment.js";
 
@@ -75,12 +75,7 @@ export class OpenEnvProvider implements EnvironmentProvider {
    *   `ENVIRONMENT_PROTOCOL`.
    */
   static async open(options: OpenEnvOptions): Promise<OpenEnvProvider> {
-    const result = openEnvOptionsSchema.safeParse(options);
-    if (!result.success)
-      throw new EnvironmentError("ENVIRONMENT_BAD_OPTIONS", `OpenEnv options: ${describeIssues(result.error)}`, {
-        cause: result.error,
-      });
-    const settings = result.data;
+    const settings = parseEnvironmentOptions(openEnvOptionsSchema, options, "OpenEnv");
     const { connectMs } = settings.deadlines;
     const metadata = await getJson(settings.url, "metadata", connectMs);
     const version = `${String(metadata.name ?? "unknown")}@${String(metadata.version ?? "unknown")}`;

@@ -8,8 +8,8 @@ import { createServer, type IncomingMessage, type Server } from "node:http";
 import type { Duplex } from "node:stream";
 import { type WebSocket, WebSocketServer } from "ws";
 import { z } from "zod";
-import { describeIssues } from "../../data/trajectory.js";
 import { EnvironmentError } from "../environment.js";
+import { parseEnvironmentOptions } from "../options.js";
 import { targetOf } from "../pydantic/http.js";
 import { answer, errorReply, type Reply, refusal } from "./messages.js";
 import { handleHttp } from "./routes.js";
@@ -71,11 +71,9 @@ export class OpenEnvServer {
    * @throws EnvironmentError `ENVIRONMENT_BAD_OPTIONS`, also for an address that cannot be listened on.
    */
   static async start(environment: ServedEnvironment, options: OpenEnvServerOptions = {}): Promise<OpenEnvServer> {
-    const result = openEnvServerOptionsSchema.safeParse(options);
-    if (!result.success)
-      throw new EnvironmentError("ENVIRONMENT_BAD_OPTIONS", `OpenEnv server: ${describeIssues(result.error)}`);
-    const server = new OpenEnvServer(environment, result.data);
-    const { host, port } = result.data;
+    const settings = parseEnvironmentOptions(openEnvServerOptionsSchema, options, "OpenEnv server");
+    const server = new OpenEnvServer(environment, settings);
+    const { host, port } = settings;
     try {
       await new Promise<void>((resolve, reject) => {
         server.#http.once("error", reject);

@@ -8,8 +8,8 @@ import { readFile } from "node:fs/promises";
 import { availableParallelism, freemem } from "node:os";
 import { dirname, join } from "node:path";
 import { z } from "zod";
-import { describeIssues } from "../../data/trajectory.js";
 import { EnvironmentError, type EnvironmentProvider, type Panel } from "../environment.js";
+import { parseEnvironmentOptions } from "../options.js";
 import { ScienceWorldEnvironment } from "./environment.js";
 import { ETO_SIMPLIFICATIONS, ETO_STEP_LIMITS, etoVariations } from "./eto_split.js";
 import { TYPE_TABLE } from "./jvm.js";
@@ -112,9 +112,8 @@ export class ScienceWorldProvider implements EnvironmentProvider {
    * @throws EnvironmentError `ENVIRONMENT_BAD_OPTIONS`.
    */
   static async open(options: ScienceWorldOptions = {}): Promise<ScienceWorldProvider> {
-    const result = scienceWorldOptionsSchema.safeParse(options);
-    if (!result.success) throw badOptions(describeIssues(result.error), "", result.error);
-    const { stepLimit, simplifications } = result.data;
+    const settings = parseEnvironmentOptions(scienceWorldOptionsSchema, options, "ScienceWorld");
+    const { stepLimit, simplifications } = settings;
     for (const task of TASKS) {
       // `easy` and lists apply to whole panels, so they have to fit every task.
       const fault = simplificationFault(task, simplifications);
@@ -123,7 +122,7 @@ export class ScienceWorldProvider implements EnvironmentProvider {
     if (typeof stepLimit === "object")
       for (const name of Object.keys(stepLimit))
         if (!TASKS.some((task) => task.name === name)) throw badOptions(`stepLimit: there is no task ${name}`, "");
-    const jar = result.data.jar ?? process.env.SCIENCEWORLD_JAR;
+    const jar = settings.jar ?? process.env.SCIENCEWORLD_JAR;
     const hint = "It is in the Python package `scienceworld` (scienceworld/scienceworld.jar).";
     if (jar === undefined || jar === "")
       throw badOptions("no simulator: set `jar` or SCIENCEWORLD_JAR to the path of scienceworld.jar", hint);
@@ -140,7 +139,7 @@ export class ScienceWorldProvider implements EnvironmentProvider {
     const sha256 = (content: Buffer): string => createHash("sha256").update(content).digest("hex");
     // Without the table episodes can be played, but the order of some lists is another: the version tells.
     const table = await readFile(join(dirname(jar), TYPE_TABLE)).catch(() => null);
-    return new ScienceWorldProvider(result.data, jar, sha256(bytes), table === null ? null : sha256(table));
+    return new ScienceWorldProvider(settings, jar, sha256(bytes), table === null ? null : sha256(table));
   }
 
   /** How many simulators were started, recycled and lost. */
@@ -236,5 +235,5 @@ function defaultProcesses(heapMb: number): number {
 }
 
 function badOptions(message: string, hint: string, cause?: unknown): EnvironmentError {
-  return new EnvironmentError("ENVIRONMENT_BAD_OPTIONS", `ScienceWorld options: ${message}.`, { hint, cause });
+  return new EnvironmentError("ENVIRONMENT_BAD_OPTIONS", `ScienceWorld: ${message}.`, { hint, cause });
 }

@@ -2,6 +2,7 @@
 import { createHash } from "node:crypto";
 import { z } from "zod";
 import { EnvironmentError, type EnvironmentProvider, type Panel } from "../environment.js";
+import { parseEnvironmentOptions } from "../options.js";
 import { assetPath } from "./assets.js";
 import { findWebShopFiles, type WebShopFiles } from "./data-files.js";
 import { badData } from "./json-records.js";
@@ -77,7 +78,7 @@ export interface WebShopProvider extends EnvironmentProvider {
  * @throws EnvironmentError with code `ENVIRONMENT_BAD_OPTIONS` or `ENVIRONMENT_BAD_DATA`.
  */
 export async function webshopProvider(options: WebShopOptions = {}): Promise<WebShopProvider> {
-  const settings = parseOptions(options);
+  const settings = parseEnvironmentOptions(OPTIONS, options, "WebShop");
   const { data } = settings;
   const files = data === null || typeof data === "string" ? findWebShopFiles(data ?? assetPath("data")) : data;
   const nounsOf = settings.nouns === "tagger" ? loadNounTagger() : await readRecordedNouns(nounFile(files));
@@ -139,13 +140,5 @@ function nounFile(files: z.output<typeof FILES> | WebShopFiles): string {
   if (files.nouns !== undefined) return files.nouns;
   throw new EnvironmentError("ENVIRONMENT_BAD_OPTIONS", "There is no table of recorded title nouns among the files.", {
     hint: 'Use `nouns: "tagger"`, or add title_nouns.jsonl.gz to the folder.',
-  });
-}
-
-function parseOptions(options: WebShopOptions): WebShopSettings {
-  const parsed = OPTIONS.safeParse(options);
-  if (parsed.success) return parsed.data;
-  throw new EnvironmentError("ENVIRONMENT_BAD_OPTIONS", `WebShop options: ${z.prettifyError(parsed.error)}`, {
-    hint: `Known options: ${Object.keys(OPTIONS.shape).join(", ")}.`,
   });
 }
