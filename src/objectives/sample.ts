@@ -22,7 +22,7 @@ export interface Sample {
   readonly sequences: readonly TrainingSequence[];
   /** Before truncation policy and overlong shaping. */
   readonly reward: number;
-  /** A completion in it was cut by the length limit. */
+  /** Its last reply was cut by the token limit. One cut before it is a turn like any other: the environment answered it. */
   readonly truncated: boolean;
   /** A reply in it could not be parsed. Counted, nothing else. */
   readonly malformed: boolean;
@@ -94,8 +94,12 @@ export function sequenceOfTranscript(transcript: Transcript): TrainingSequence {
 
 /** A sample of a whole episode on one append-only transcript. */
 export function sampleOfTranscript(transcript: Transcript, outcome: CompletionOutcome): Sample {
-  const truncated = transcript.spans.some((span) => span.finishReason === "length");
-  return { sequences: [sequenceOfTranscript(transcript)], truncated, ...outcome };
+  return { sequences: [sequenceOfTranscript(transcript)], truncated: endsCut(transcript), ...outcome };
+}
+
+/** Whether a transcript's last reply was cut by the token limit. */
+export function endsCut({ spans }: Pick<Transcript, "spans">): boolean {
+  return spans.findLast(({ role }) => role === "action")?.finishReason === "length";
 }
 
 /** Tokens of a sample that are trained on. */

@@ -9,7 +9,7 @@
  */
 import type { Completion } from "../engine/policy.js";
 import type { TrainingSequence } from "../objectives/sample.js";
-import { sequenceOfTranscript } from "../objectives/sample.js";
+import { endsCut, sequenceOfTranscript } from "../objectives/sample.js";
 import type { ChatMessage, ChatTemplate } from "../tokens/chat-template.js";
 import { Transcript } from "../tokens/transcript.js";
 import { joined, type SampledCompletion } from "./sampler.js";
@@ -105,9 +105,9 @@ export class RecordedEpisode {
     return this.#actions().reduce((sum, { start, end }) => sum + end - start, 0);
   }
 
-  /** A completion was cut by the token limit. */
+  /** A conversation ended with a reply that the token limit cut. */
   get truncated(): boolean {
-    return this.#actions().some(({ finishReason }) => finishReason === "length");
+    return this.transcripts.some(endsCut);
   }
 
   /** Versions of the weights that sampled it, oldest and newest; null before the first completion. */

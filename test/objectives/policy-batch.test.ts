@@ -330,6 +330,27 @@ describe("policyBatch", () => {
     // 10 shared, then 5 tokens each up to the last action's first token
     expect(batch.counts.forestTokens).toBe(10 + 5 + 5);
   });
+
+  it("counts an episode as cut by its last reply only", () => {
+    const episode = (...reasons: readonly ("stop" | "length")[]) => {
+      const transcript = new Transcript();
+      transcript.append("prompt", [1, 2]);
+      for (const finishReason of reasons) {
+        const [logprobs, samplingLogprobs] = [Float32Array.of(-1), Float32Array.of(-1)];
+        transcript.appendAction({
+          tokens: Int32Array.of(9),
+          logprobs,
+          samplingLogprobs,
+          finishReason,
+          weightVersion: 0,
+        });
+        transcript.append("observation", [70]);
+      }
+      return sampleOfTranscript(transcript, { reward: 1, malformed: false });
+    };
+    expect(episode("length", "stop").truncated).toBe(false);
+    expect(episode("stop", "length").truncated).toBe(true);
+  });
 });
 
 describe("zero variance", () => {

@@ -93,6 +93,13 @@ describe("an episode", () => {
     expect(second.body.act.continued).toBe(true);
     expect(await tokenizer.decode(second.body.prompt_token_ids)).toContain(`${reply}<|im_end|>\n<|im_start|>user\ny`);
     await post(server, "/v1/act/rewards", { episode_id: "e", reward: 1 });
+    expect((await onlyEpisode()).truncated).toBe(false);
+  });
+
+  it("is truncated where the last reply was cut", async () => {
+    const { server } = await start("one two three four five");
+    await chat(server, [user("x")], { max_tokens: 4 }, of("e"));
+    await post(server, "/v1/act/rewards", { episode_id: "e", reward: 1 });
     expect((await onlyEpisode()).truncated).toBe(true);
   });
 
