@@ -5,9 +5,10 @@
  *   A_i = (R_i - mean(R)) / (std(R) + 1e-6)
  *
  * Its four parts: clip-higher (0.2 / 0.28); the mean over tokens, not sequences; dynamic sampling (groups whose rewards
- * are all equal are replaced, dynamic-sampling.ts); overlong shaping (rewards/length.ts), which is off until
- * `overlong` gives the two lengths, because they depend on the task. No KL term.
+ * are all equal are replaced, dynamic-sampling.ts); overlong shaping (rewards/length.ts), whose two lengths depend on the
+ * task: stages fill them in ({@link overlongShaping}). No KL term.
  */
+import type { OverlongShaping } from "../rewards/length.js";
 import { commonObjective, type Objective, type ObjectiveOverrides, override } from "./objective.js";
 
 export const dapoPreset: Objective = {
@@ -19,6 +20,11 @@ export const dapoPreset: Objective = {
   kl: { coefficient: 0, estimator: "k3" },
   dynamicSampling: true,
 };
+
+/** The paper's share: L_cache 4,096 of L_max 20,480. @param longest L_max, most new tokens of a sample. */
+export function overlongShaping(longest: number): OverlongShaping {
+  return { maxLength: longest, cacheLength: Math.max(1, Math.round((4096 / 20480) * longest)) };
+}
 
 export function dapo(overrides: ObjectiveOverrides = {}): Objective {
   return override(dapoPreset, overrides);

@@ -17,7 +17,7 @@ export const drGrpoPreset: Objective = {
   kl: { coefficient: 0, estimator: "k3" },
 };
 
-/** `normalizationLength` has to be given (or another aggregation): there is no constant that suits every task. */
+/** `normalizationLength` has to be given: no constant suits every task. Stages fill in the most new tokens of a sample. */
 export function drGrpo(overrides: ObjectiveOverrides = {}): Objective {
   return override(drGrpoPreset, overrides);
 }

@@ -12,6 +12,7 @@
 import { z } from "zod";
 import { ActError } from "../errors.js";
 import { type OverlongShaping, type TruncationPolicy, truncationPolicies } from "../rewards/length.js";
+import { schemaIssue } from "../schema-issues.js";
 import { type AdvantageEstimator, advantageEstimators } from "./advantage.js";
 import { type Aggregation, aggregations } from "./aggregation.js";
 
@@ -47,7 +48,10 @@ export interface Objective {
 
 /** Settings by which a configuration changes an objective; unknown keys are errors. */
 export const objectiveSettingsSchema = z.strictObject({
-  name: z.enum(objectiveNames).describe("preset that the other settings change, see docs/objectives.md"),
+  name: z
+    .enum(objectiveNames)
+    .default("grpo")
+    .describe("preset that the other settings change, see docs/objectives.md"),
   advantage: z.enum(advantageEstimators).optional().describe("advantage of a sample within its group"),
   clip: z
     .strictObject({
@@ -64,7 +68,7 @@ export const objectiveSettingsSchema = z.strictObject({
     .positive()
     .nullable()
     .optional()
-    .describe("tokens that `seq-mean-token-sum-norm` divides by"),
+    .describe("tokens that `seq-mean-token-sum-norm` divides by; default in stages: most new tokens of a sample"),
   kl: z
     .strictObject({
       coefficient: z.number().nonnegative().optional().describe("weight of the KL to the reference policy; 0: none"),
@@ -81,10 +85,10 @@ export const objectiveSettingsSchema = z.strictObject({
       maxLength: z.number().int().positive().describe("tokens at which the penalty reaches -1"),
       cacheLength: z.number().int().positive().describe("tokens over which it grows"),
     })
-    .refine(({ maxLength, cacheLength }) => cacheLength <= maxLength, "cacheLength is larger than maxLength")
+    .refine(({ maxLength, cacheLength }) => cacheLength <= maxLength, "a `cacheLength` of at most `maxLength`")
     .nullable()
     .optional()
-    .describe("penalty for long samples; null: none"),
+    .describe("penalty for long samples; null: none; default of `dapo` in stages: over the last fifth of a sample"),
   importanceCap: z
     .number()
     .positive()
@@ -109,20 +113,17 @@ export const commonObjective = {
   importanceCap: 2,
 } as const satisfies Partial<Objective>;
 
-/** A preset with some settings replaced. Throws ActError `OBJECTIVE_BAD_OPTIONS` naming the setting. */
+/** Checks settings. Throws ActError `OBJECTIVE_BAD_OPTIONS` naming the one that does not fit. */
+export function parseObjectiveSettings(value: unknown): ObjectiveSettings {
+  const result = objectiveSettingsSchema.safeParse(value);
+  if (result.success) return result.data;
+  const { message, hint } = schemaIssue(objectiveSettingsSchema, value, result.error, "objective");
+  throw new ActError("OBJECTIVE_BAD_OPTIONS", message, { hint, cause: result.error });
+}
+
+/** A preset with some settings replaced. Throws ActError `OBJECTIVE_BAD_OPTIONS`. */
 export function override(preset: Objective, overrides: ObjectiveOverrides): Objective {
-  const result = objectiveSettingsSchema.safeParse({ ...overrides, name: preset.name });
-  if (!result.success) {
-    const issue = result.error.issues[0];
-    throw new ActError(
-      "OBJECTIVE_BAD_OPTIONS",
-      `Objective ${preset.name}: ${issue?.path.join(".")}: ${issue?.message}.`,
-      {
-        cause: result.error,
-      },
-    );
-  }
-  const { kl, ...given } = result.data;
+  const { kl, ...given } = parseObjectiveSettings({ ...overrides, name: preset.name });
   const defined = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
   return {
     ...preset,

@@ -16,9 +16,9 @@ import {
   noData,
   promptRecord,
   type StageContext,
+  samplingAt,
   samplingOptions,
   samplingRecord,
-  samplingSchema,
   seedSchema,
 } from "./stage.js";
 import type { Agent } from "./trainable.js";
@@ -29,7 +29,7 @@ export const JUDGMENTS_FILE = "judgments.jsonl";
 /** Keys of the stage `assess`. */
 export const assessSchema = z.strictObject({
   limit: z.number().int().min(1).nullable().default(null).describe("pairs asked, a seeded choice; null: all"),
-  sampling: samplingSchema.prefault({ temperature: 0 }).describe("how verdicts are sampled"),
+  sampling: samplingAt(0).prefault({}).describe("how verdicts are sampled"),
   concurrency: z.number().int().min(1).default(32).describe("pairs at work at once"),
   seed: seedSchema,
 });

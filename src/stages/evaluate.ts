@@ -21,9 +21,9 @@ import {
   type ModelIdentity,
   promptRecord,
   type StageContext,
+  samplingAt,
   samplingOptions,
   samplingRecord,
-  samplingSchema,
   seedSchema,
 } from "./stage.js";
 import { taskRangeShape, tasksInRange } from "./task-range.js";
@@ -38,7 +38,7 @@ export const evaluateSchema = z.strictObject({
     .describe("panels played: name in the results -> panel of the environment"),
   ...taskRangeShape,
   repeats: z.number().int().min(1).default(1).describe("episodes of each task"),
-  sampling: samplingSchema.prefault({ temperature: 0.4 }).describe("how actions are sampled"),
+  sampling: samplingAt(0.4).prefault({}).describe("how actions are sampled"),
   examples: z.number().int().min(0).default(4).describe("episodes of each panel kept in full for readers"),
   seed: seedSchema,
 });

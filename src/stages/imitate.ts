@@ -19,7 +19,10 @@ import { abortSchema, assertFinite, runTrainingLoop, type StepResult, type Train
 /** Keys of the stage `imitate`. */
 export const imitateSchema = z.strictObject({
   ...optimizingShape,
-  optimizer: optimizerSchema.prefault({ learningRate: 1e-5 }).describe("learning rate and AdamW"),
+  optimizer: optimizerSchema
+    .extend({ learningRate: optimizerSchema.shape.learningRate.default(1e-5) })
+    .prefault({})
+    .describe("learning rate and AdamW"),
   batch: z.number().int().min(1).default(16).describe("states of an optimizer step"),
   thoughts: z.boolean().default(true).describe("learn the expert's words before the action, where there are any"),
   order: z

@@ -31,7 +31,7 @@ import { agreement, candidatesOf, readVerdict, type Verdict, verdictShares } fro
 /** Keys of the stage `judge`. */
 export const judgeSchema = z.strictObject({
   ...trainingShape,
-  objective: objectiveSettingsSchema.prefault({ name: "grpo" }).describe("what is optimized"),
+  objective: objectiveSettingsSchema.prefault({}).describe("what is optimized"),
   reward: rewardSchema.prefault({}).describe("reward of each kind of answer"),
   groupSize: z.number().int().min(2).max(1024).default(8).describe("answers sampled for each question"),
   batch: z.number().int().min(1).default(16).describe("pairs of an optimizer step"),

@@ -68,7 +68,7 @@ export const reinforceEpisodesSchema = z.strictObject({
   ...playShape,
   panel: z.string().describe("panel whose tasks are played"),
   ...taskRangeShape,
-  objective: objectiveSettingsSchema.prefault({ name: "grpo" }).describe("what is optimized"),
+  objective: objectiveSettingsSchema.prefault({}).describe("what is optimized"),
   reward: z
     .strictObject({
       source: z
@@ -254,9 +254,13 @@ function sampleOf(episode: Episode, reward: number): Sample {
     sequences:
       transcript === null ? steps.map((s) => sequenceOf(s.prompt, s.completion)) : [sequenceOfTranscript(transcript)],
     reward,
-    truncated: steps.some((s) => s.completion.finishReason === "length"),
+    truncated: endsCut(episode),
     malformed: steps.some((s) => s.action === null),
   };
+}
+
+function endsCut({ steps }: Episode): boolean {
+  return steps.at(-1)?.completion.finishReason === "length";
 }
 
 /** Two episodes at least are left to compare. */
@@ -292,10 +296,7 @@ function episodeMetrics(played: readonly PlayedTask[], tokens: number): MetricVa
     "rollout/samples": all.length,
     "rollout/tokens": tokens,
     "rollout/completion_tokens_mean": steps.length === 0 ? null : tokens / steps.length,
-    "rollout/truncated_share": share(
-      counted.filter((e) => e.steps.some((s) => s.completion.finishReason === "length")).length,
-      counted.length,
-    ),
+    "rollout/truncated_share": share(counted.filter(endsCut).length, counted.length),
     "rollout/malformed_share": share(steps.length - sent.length, steps.length),
     "rollout/environment_failed_share": share(all.length - counted.length, all.length),
     "rollout/success_share": share(counted.filter((e) => e.outcome === "success").length, counted.length),

@@ -27,7 +27,7 @@ import { runTrainingLoop, type StepResult, type TrainingResult } from "./trainin
 export const reinforceStatesSchema = z.strictObject({
   form: z.literal("states").default("states").describe("act once at each expert state"),
   ...trainingShape,
-  objective: objectiveSettingsSchema.prefault({ name: "grpo" }).describe("what is optimized"),
+  objective: objectiveSettingsSchema.prefault({}).describe("what is optimized"),
   reward: rewardSchema.prefault({}).describe("reward of each kind of action"),
   groupSize: z.number().int().min(2).max(1024).default(8).describe("replies sampled at each state"),
   batch: z.number().int().min(1).default(16).describe("states of an optimizer step"),

@@ -26,7 +26,10 @@ export const optimizingShape = {
 /** Keys of every training stage that samples. */
 export const trainingShape = {
   ...optimizingShape,
-  optimizer: optimizerSchema.prefault({ learningRate: 1e-6 }).describe("learning rate and AdamW"),
+  optimizer: optimizerSchema
+    .extend({ learningRate: optimizerSchema.shape.learningRate.default(1e-6) })
+    .prefault({})
+    .describe("learning rate and AdamW"),
   sampling: samplingSchema.prefault({}).describe("how answers are sampled"),
   abort: abortSchema.prefault({}).describe("when the stage stops itself"),
   logSamples: z.number().int().min(0).default(2).describe("groups of each step written to samples.jsonl"),

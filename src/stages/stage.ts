@@ -16,6 +16,13 @@ export const samplingSchema = z.strictObject({
 });
 export type SamplingSettings = z.infer<typeof samplingSchema>;
 
+/** {@link samplingSchema} with another default temperature. */
+export function samplingAt(temperature: number): typeof samplingSchema {
+  const { description = "" } = samplingSchema.shape.temperature;
+  const schema = samplingSchema.shape.temperature.unwrap().default(temperature).describe(description);
+  return samplingSchema.extend({ temperature: schema });
+}
+
 export const seedSchema = z.number().int().min(0).max(Number.MAX_SAFE_INTEGER).default(0).describe("random seed");
 
 /** Where a stage writes, and how it is watched and stopped. */

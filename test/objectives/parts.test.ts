@@ -4,7 +4,7 @@ import { type AdvantageEstimator, advantageEstimators, advantages } from "../../
 import { aggregations, tokenWeight } from "../../src/objectives/aggregation.js";
 import { isInformative, sampleInformative } from "../../src/objectives/dynamic-sampling.js";
 import { imitationBatch, imitationExample, imitationTotals } from "../../src/objectives/imitation.js";
-import { objectiveNames, objectiveSettingsSchema } from "../../src/objectives/objective.js";
+import { type ObjectiveSettings, objectiveNames, objectiveSettingsSchema } from "../../src/objectives/objective.js";
 import { resolveObjective } from "../../src/objectives/registry.js";
 import { type SampleGroup, sequenceOf } from "../../src/objectives/sample.js";
 import { lossOfRows } from "./loss.js";
@@ -73,7 +73,7 @@ describe("objectives by name", () => {
       dynamicSampling: true,
       kl: { coefficient: 0 },
     });
-    expect(resolveObjective({ name: "dr-grpo" })).toMatchObject({
+    expect(resolveObjective({ name: "dr-grpo", normalizationLength: 9 })).toMatchObject({
       advantage: "group-centered",
       aggregation: "seq-mean-token-sum-norm",
     });
@@ -88,8 +88,8 @@ describe("objectives by name", () => {
 
   it("take overrides one by one", () => {
     for (const name of objectiveNames) {
-      const preset = resolveObjective({ name });
-      const changed = resolveObjective({ name, kl: { estimator: "k1" }, clip: null });
+      const preset = resolveObjective({ name, normalizationLength: 9 });
+      const changed = resolveObjective({ name, normalizationLength: 9, kl: { estimator: "k1" }, clip: null });
       expect(changed).toEqual({ ...preset, clip: null, kl: { ...preset.kl, estimator: "k1" } });
     }
   });
@@ -102,6 +102,23 @@ describe("objectives by name", () => {
         code: "OBJECTIVE_BAD_OPTIONS",
         message: expect.stringContaining("entropyCoefficient"),
       }),
+    );
+  });
+});
+
+describe("resolveObjective", () => {
+  it.each([
+    [{ name: "foo" }, "one of grpo, dr-grpo, dapo, rloo for `name`"],
+    [{ name: "gpro" }, "Did you mean `grpo`?"],
+    [{ name: "toString" }, "for `name`"],
+    [{ name: "constructor" }, "for `name`"],
+    [{ name: "grpo", klCoefficient: 1 }, "Unknown key `klCoefficient` of `objective`."],
+    [{ name: "grpo", kl: { coeficient: 1 } }, "Unknown key `kl.coeficient`. Did you mean `coefficient`?"],
+    [{ name: "dr-grpo" }, "needs `normalizationLength`"],
+    [null, "Expected an object for `objective`, got null."],
+  ])("refuses %j, typed", (settings, text) => {
+    expect(() => resolveObjective(settings as ObjectiveSettings)).toThrowError(
+      expect.objectContaining({ code: "OBJECTIVE_BAD_OPTIONS", message: expect.stringContaining(text) }),
     );
   });
 });
