@@ -35,7 +35,7 @@ const generateLineSchema = z.strictObject({
   top_p: z.number().gt(0).max(1).optional(),
   min_p: z.number().min(0).max(1).optional(),
   seed: z.number().int().nonnegative().optional(),
-  stop: z.array(z.string().min(1)).optional(),
+  stop: z.union([z.string().min(1), z.array(z.string().min(1))]).optional(),
   stop_token_ids: z.array(tokenId).optional(),
 });
 
@@ -86,7 +86,7 @@ export async function generateLine(
     seed: line.seed ?? defaults.seed,
     // Streams are spaced so that no two lines share a random number.
     stream: line.seed === undefined ? BigInt(index) << 16n : 0n,
-    ...(line.stop === undefined ? {} : { stopStrings: line.stop }),
+    ...(line.stop === undefined ? {} : { stopStrings: [line.stop].flat() }),
     ...stopTokens(line.stop_token_ids, line.messages === undefined ? null : chat),
   };
   const [completion] = await policy.generate(request, signalOf(context));
@@ -142,7 +142,7 @@ async function promptOf(
   if (line.messages !== undefined) {
     if (chat === null)
       throw new ActError("TEMPLATE_MISSING", "This model has no chat template.", { hint: "Give `text` or `ids`." });
-    tokens = await chat.encode(line.messages);
+    tokens = await chat.encode(line.messages).catch(nameWayAround);
   } else if (line.text !== undefined) tokens = await tokenizer.encode(line.text, { addSpecialTokens: true });
   else tokens = Int32Array.from(line.ids ?? []);
   const outside = tokens.find((id) => id >= policy.vocabSize);
@@ -161,6 +161,15 @@ async function promptOf(
       },
     );
   return tokens;
+}
+
+/** The chat template's option to let control tokens pass is for programs; a line has another way. */
+function nameWayAround(cause: unknown): never {
+  if (!(cause instanceof ActError && cause.code === "TEMPLATE_CONTROL_TOKEN")) throw cause;
+  throw new ActError(cause.code, cause.message.slice(0, -cause.hint.length - 1), {
+    hint: "Take it out, or give the whole prompt as `text`, whose control tokens count as such.",
+    cause,
+  });
 }
 
 function stopTokens(

@@ -101,10 +101,12 @@ export async function main(argv: readonly string[]): Promise<number> {
     return await dispatch(argv, controller.signal);
   } catch (error) {
     if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.ok : EXIT.usage;
-    const cause = controller.signal.aborted ? controller.signal.reason : error;
-    if (cause === outputFault) return EXIT.ok; // told at the end
-    process.stderr.write(`${errorText(cause, debug && !controller.signal.aborted)}\n`);
-    return exitCodeOf(cause);
+    const { aborted, reason } = controller.signal;
+    if (aborted && reason === outputFault) return EXIT.ok; // told at the end
+    // Of an interrupted stage that could not save its last step, that is to be told too.
+    const stopped = aborted && error instanceof ActError && error.cause === reason;
+    process.stderr.write(`${errorText(aborted && !stopped ? reason : error, debug && !aborted)}\n`);
+    return exitCodeOf(aborted ? reason : error);
   } finally {
     process.off("SIGINT", stop);
     process.off("SIGTERM", stop);
@@ -135,7 +137,7 @@ async function dispatch(argv: readonly string[], signal: AbortSignal): Promise<n
     added?.summary(summary).option("--debug", "show stacks of errors").exitOverride();
   }
   if (name !== undefined && COMMANDS[name] === undefined) {
-    const { nearest } = await import("../stages/options.js");
+    const { nearest } = await import("../schema-issues.js");
     const near = nearest(name, Object.keys(COMMANDS));
     throw new ActError("CLI_UNKNOWN_COMMAND", `There is no command \`${name}\`.`, {
       hint: near === null ? "See `act-trainer --help`." : `Did you mean \`${near}\`?`,

@@ -3,6 +3,7 @@
  */
 import { join } from "node:path";
 import { ActError } from "../errors.js";
+import { checkRecipe } from "../recipes/check.js";
 import { parseResolvedRecipe, type Recipe } from "../recipes/recipe.js";
 import { type FinishedStage, type RunEvents, runStages, type StageEvent } from "../recipes/runner.js";
 import { summarize } from "../recipes/summarize.js";
@@ -19,12 +20,16 @@ export async function startRun(
   overwrite: boolean,
   signal: AbortSignal,
 ): Promise<number> {
+  // Before an earlier run is removed.
+  await checkRecipe(recipe);
   await using run = await RunFolder.create(folder, recipe.name, recipe, overwrite);
   return (await carryOn(recipe, run, signal)).code;
 }
 
 /** Goes on with a run; see `act-trainer resume`. @param recipe Replaces the run's own. @returns Exit code. */
 export async function resumeRun(folder: string, recipe: Recipe | null, signal: AbortSignal): Promise<number> {
+  // Its own recipe was checked when the run began, and what finished stages needed may be gone.
+  if (recipe !== null) await checkRecipe(recipe);
   await using run = await RunFolder.open(folder);
   if (recipe !== null) await run.writeConfig(recipe);
   const current = recipe ?? parseResolvedRecipe(await run.readConfig(), run.path);

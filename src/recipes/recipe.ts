@@ -7,15 +7,21 @@ import { z } from "zod";
 import { withFileErrors } from "../data/files.js";
 import { ActError } from "../errors.js";
 import { promptSchema } from "../rollouts/dialogue.js";
+import { choiceHint } from "../schema-issues.js";
 import { engineSettingsSchema } from "../stages/models.js";
-import { nearest, parseOptions, setAt } from "../stages/options.js";
+import { parseOptions, setAt } from "../stages/options.js";
 import { parseStage, type StageKindName, type StageSpec, stageKinds } from "./stage-kinds.js";
 
 const nameSchema = z.string().regex(/^[A-Za-z][\w-]*$/u, "a letter, then letters, digits, - and _");
 
 export const recipeSchema = z.strictObject({
   name: nameSchema.describe("name of the recipe, shown in results"),
-  seeds: z.array(z.number().int().min(0)).min(1).default([0]).describe("every stage that draws runs once for each"),
+  seeds: z
+    .array(z.number().int().min(0))
+    .min(1)
+    .refine((seeds) => new Set(seeds).size === seeds.length, "seeds that all differ")
+    .default([0])
+    .describe("every stage that draws runs once for each"),
   models: z
     .record(
       nameSchema,
@@ -141,7 +147,9 @@ function withAbsolute(
 }
 
 /** What a stage writes. */
-const OUTPUT: Readonly<Record<StageSpec["kind"], "expert" | "pairs" | "model" | "episodes" | "judgments">> = {
+export const stageOutputs: Readonly<
+  Record<StageSpec["kind"], "expert" | "pairs" | "model" | "episodes" | "judgments">
+> = {
   collect: "expert",
   import: "expert",
   select: "expert",
@@ -157,7 +165,7 @@ const OUTPUT: Readonly<Record<StageSpec["kind"], "expert" | "pairs" | "model" | 
 /** Every reference names something of the right kind. */
 function checkReferences(recipe: Recipe, where: string): void {
   const producing = (output: string): string[] => [
-    ...recipe.stages.filter((s) => OUTPUT[s.kind] === output).map((s) => s.name),
+    ...recipe.stages.filter((s) => stageOutputs[s.kind] === output).map((s) => s.name),
     ...Object.keys(recipe.files).filter((name) => recipe.files[name]?.kind === output),
   ];
   const models = [...Object.keys(recipe.models), ...producing("model")];
@@ -184,14 +192,27 @@ function checkReferences(recipe: Recipe, where: string): void {
   const policies = Object.keys(recipe.summary.policies);
   for (const { left, right } of recipe.summary.comparisons)
     for (const policy of [left, right]) mustBeOneOf(policy, policies, `${where}, summary.comparisons`);
+  if (recipe.seeds.length > 1) checkPaired(recipe, where);
+}
+
+/** Policies are compared seed by seed: both have to be evaluated for every seed, or both once. */
+function checkPaired({ stages, summary }: Recipe, where: string): void {
+  const perSeed = (policy: string): boolean =>
+    stages.some((stage) => stage.name === summary.policies[policy] && isPerSeed(stage, stages));
+  const uneven = summary.comparisons.find(({ left, right }) => perSeed(left) !== perSeed(right));
+  if (uneven === undefined) return;
+  const [once, other] = perSeed(uneven.left) ? [uneven.right, uneven.left] : [uneven.left, uneven.right];
+  throw new ActError(
+    "CONFIG_BAD_VALUE",
+    `${where}, summary.comparisons: \`${once}\` is evaluated once, under a \`seed\` of its own, \`${other}\` for every seed.`,
+    { hint: `Take \`seed\` out of stages.${summary.policies[once]}, or compare it with another policy.` },
+  );
 }
 
 function mustBeOneOf(name: string, known: readonly string[], where: string): void {
   if (known.includes(name)) return;
-  const near = nearest(name, known);
-  const list = known.length === 0 ? "There is none." : `Known: ${known.join(", ")}.`;
   throw new ActError("CONFIG_BAD_REFERENCE", `${where}: there is no \`${name}\` here.`, {
-    hint: near === null ? list : `Did you mean \`${near}\`?`,
+    hint: choiceHint(name, known, "Known"),
   });
 }
 
@@ -220,9 +241,13 @@ export function neededStages(stage: StageSpec, stages: readonly NamedStage[]): N
   return names.flatMap(([, name]) => stages.filter((s) => s.name === name));
 }
 
-/** Whether a stage runs once for every seed: it draws itself, or needs one that does. */
+/**
+ * Whether a stage runs once for every seed: it draws itself, by no `seed` of its own, or needs one that does. Another
+ * would come out the same every time, and count as so many independent results.
+ */
 export function isPerSeed(stage: NamedStage, stages: readonly NamedStage[]): boolean {
-  return stageKinds[stage.kind].perSeed || neededStages(stage, stages).some((needed) => isPerSeed(needed, stages));
+  const draws = stageKinds[stage.kind].perSeed && stage.options.seed === undefined;
+  return draws || neededStages(stage, stages).some((needed) => isPerSeed(needed, stages));
 }
 
 const settings = z.record(z.string(), z.unknown());

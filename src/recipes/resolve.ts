@@ -1,10 +1,13 @@
 /**
  * A stage of a recipe with every setting written out, and the key that says when its result may be kept.
  */
+import type { ObjectiveSettings } from "../objectives/objective.js";
+import { withLengths } from "../objectives/registry.js";
 import type { PromptSettings } from "../rollouts/dialogue.js";
 import { promptSchema } from "../rollouts/dialogue.js";
 import { type EngineSettings, engineSettingsSchema } from "../stages/models.js";
 import { parseOptions } from "../stages/options.js";
+import type { SamplingSettings } from "../stages/stage.js";
 import type { NamedStage, Recipe } from "./recipe.js";
 import { type StageKindName, stageKinds } from "./stage-kinds.js";
 
@@ -35,19 +38,32 @@ export const FILE_OPTIONS: readonly string[] = ["file", "taskIds"];
 /** Changes when a stage would compute something else from the same configuration and inputs. */
 const STAGE_VERSION = 1;
 
-/** Throws ActError `CONFIG_*`. */
+/** Throws ActError `CONFIG_*`, `OBJECTIVE_BAD_OPTIONS`. */
 export function resolveStage(stage: NamedStage, recipe: Recipe, runSeed: number): ResolvedStage {
   const { options: schema, hasModel } = stageKinds[stage.kind];
   const where = `stages.${stage.name}`;
   const seed = "seed" in schema.shape ? { seed: stage.options.seed ?? runSeed } : {};
-  const environment = stage.inputs.environment;
+  const environment = recipe.environments[stage.inputs.environment ?? ""] ?? null;
+  const options: Record<string, unknown> = parseOptions(schema, { ...stage.options, ...seed }, where);
+  const longest = longestSample(stage.kind, options, environment?.options.stepLimit);
   return {
     kind: stage.kind,
-    options: parseOptions(schema, { ...stage.options, ...seed }, where),
-    environment: environment === undefined ? null : (recipe.environments[environment] ?? null),
+    options:
+      options.objective === undefined
+        ? options
+        : { ...options, objective: withLengths(options.objective as ObjectiveSettings, longest) },
+    environment,
     engine: hasModel ? parseOptions(engineSettingsSchema, { ...recipe.engine, ...stage.engine }, where) : null,
     prompt: hasModel ? parseOptions(promptSchema, { ...recipe.prompt, ...stage.prompt }, where) : null,
   };
+}
+
+/** Most new tokens of a sample: of one reply, or of every turn of an episode. Null where its turns are not limited here. */
+function longestSample(kind: StageKindName, options: Readonly<Record<string, unknown>>, limit: unknown): number | null {
+  const { maxNewTokens } = (options.sampling ?? { maxNewTokens: 0 }) as SamplingSettings;
+  if (kind !== "reinforce-episodes") return maxNewTokens;
+  const turns = options.stepLimit ?? limit;
+  return typeof turns === "number" ? turns * maxNewTokens : null;
 }
 
 /**

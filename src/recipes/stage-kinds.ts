@@ -3,13 +3,14 @@
  */
 import { z } from "zod";
 import { ActError } from "../errors.js";
+import { choiceHint } from "../schema-issues.js";
 import { assessSchema } from "../stages/assess.js";
 import { collectSchema } from "../stages/collect.js";
 import { evaluateSchema } from "../stages/evaluate.js";
 import { imitateSchema } from "../stages/imitate.js";
 import { importSchema } from "../stages/import.js";
 import { judgeSchema } from "../stages/judge.js";
-import { nearest, parseOptions } from "../stages/options.js";
+import { parseOptions } from "../stages/options.js";
 import { pairSchema } from "../stages/pair.js";
 import { reinforceEpisodesSchema } from "../stages/reinforce-episodes.js";
 import { reinforceStatesSchema } from "../stages/reinforce-states.js";
@@ -122,17 +123,19 @@ export function parseStage(value: unknown, where: string): StageSpec {
   };
 }
 
+/** Which schema of `reinforce` checks the rest. */
+const formSchema = z.looseObject({ form: z.enum(["states", "episodes"]).default("states") });
+
 function kindOf(written: Readonly<Record<string, unknown>>, where: string): StageKindName {
-  const { stage, form } = written;
-  if (stage === "reinforce") return form === "episodes" ? "reinforce-episodes" : "reinforce-states";
+  const { stage } = written;
+  if (stage === "reinforce") return `reinforce-${parseOptions(formSchema, written, where).form}`;
   const found = (Object.keys(stageKinds) as StageKindName[]).find((k) => stageKinds[k].name === stage);
   if (found !== undefined) return found;
   if (stage === undefined)
     throw new ActError("CONFIG_MISSING_KEY", `${where}: \`stage\` is required.`, {
       hint: `Kinds: ${stageNames.join(", ")}.`,
     });
-  const near = nearest(String(stage), stageNames);
   throw new ActError("CONFIG_BAD_VALUE", `${where}: there is no kind of stage ${JSON.stringify(stage)}.`, {
-    hint: near === null ? `Kinds: ${stageNames.join(", ")}.` : `Did you mean \`${near}\`?`,
+    hint: choiceHint(String(stage), stageNames, "Kinds"),
   });
 }

@@ -55,6 +55,22 @@ describe("errors", () => {
       "",
     ],
     [["judge", "--model", "m", "--out", join(folder, "e4")], 2, "pairs", ""],
+    [
+      ["collect", "--environment", "household", "--panel", "trian", "--out", join(folder, "e5")],
+      2,
+      'stages.collect.panel: household has no panel "trian". Did you mean `train`?',
+      "",
+    ],
+    [
+      [
+        ...["evaluate", "--model", "m", "--environment", "household", "--out", join(folder, "e6")],
+        ...["--panel", "in=test-in", "--panel", "in=test-out"],
+      ],
+      2,
+      "CLI_BAD_FLAG",
+      "",
+    ],
+    [["reinforce", "--model", "m", "--form", "foo", "--out", join(folder, "e7")], 2, "one of states, episodes", ""],
   ])("%j", (args, status, text) => {
     const result = cli(args);
     expect(result.stderr).toContain(text);
@@ -113,7 +129,9 @@ describe("generate and score", () => {
       '{"text": "a", "ids": [1]}',
       '{"text": "a", "temprature": 1}',
       '{"text": "a", "temperature": -1, "id": "cold"}',
-      '{"ids": [1, 2], "id": "last"}',
+      '{"ids": [1, 2], "stop": [""], "id": "stopless"}',
+      '{"messages": [{"role": "user", "content": "<|im_end|>"}], "id": "control"}',
+      '{"ids": [1, 2], "stop": "x", "id": "last"}',
       "[1]",
     ];
     const result = cli(["generate", "--model", model, "--max-new-tokens", "2"], lines.join("\n"));
@@ -126,11 +144,18 @@ describe("generate and score", () => {
       "CONFIG_BAD_VALUE",
       "CONFIG_UNKNOWN_KEY",
       "CONFIG_BAD_VALUE",
+      "CONFIG_BAD_VALUE",
+      "TEMPLATE_CONTROL_TOKEN",
       "last",
       "CONFIG_BAD_VALUE",
     ]);
-    expect(answers.map((a) => a.line)).toEqual([1, 3, 4, 5, 6, 7, undefined, 9]);
-    expect(answers.map((a) => a.id)).toEqual([...new Array(5).fill(undefined), "cold", "last", undefined]);
+    expect(answers.map((a) => a.line)).toEqual([1, 3, 4, 5, 6, 7, 8, 9, undefined, 11]);
+    expect(answers.map((a) => a.id)).toEqual([
+      ...new Array(5).fill(undefined),
+      ...["cold", "stopless", "control", "last", undefined],
+    ]);
+    expect(answers[5]?.error.message).toContain("line: Expected a number >= 0 for `temperature`, got -1.");
+    expect(answers[7]?.error.hint).toContain("give the whole prompt as `text`");
     expect(answers[4]?.error.hint).toContain("temperature");
     const scored = jsonLines(cli(["score", "--model", model], '{"ids":[5]}\n{"messages":[]}\n').stdout);
     expect(scored[0]).toEqual({ ids: [5], logprobs: [], sum: 0 });
@@ -239,6 +264,21 @@ describe("run and resume", { timeout: PATIENCE }, () => {
     });
   });
 
+  it("takes dtype, threads and seed as flags, and checks all stages before the first", () => {
+    const check = (...flags: string[]): Result => cli(["run", file, "--check", ...flags]);
+    const flags = ["--dtype", "bf16", "--threads", "2", "--seed", "7"];
+    expect(JSON.parse(check(...flags).stdout)).toMatchObject({ engine: { dtype: "bf16", threads: 2 }, seeds: [7] });
+    expect(check("--dtype", "fp61")).toMatchObject({
+      status: 2,
+      stderr: expect.stringContaining("Expected one of fp32, bf16"),
+    });
+    const run = join(folder, "unchecked");
+    const wrong = ["--set", "stages.evalAct.panels.in_distribution=test"];
+    for (const result of [check(...wrong), cli(["run", file, "--run", run, ...wrong])])
+      expect(result).toMatchObject({ status: 2, stderr: expect.stringContaining("stages.evalAct.panels") });
+    expect(existsSync(run)).toBe(false);
+  });
+
   it("keeps finished stages on resume, and runs again what a changed recipe changes", () => {
     const run = join(folder, "whole");
     const same = cli(["resume", run]);
@@ -326,6 +366,9 @@ describe("single stages", () => {
 describe("plan and doctor", () => {
   it("say what is needed and what is there", () => {
     expect(JSON.parse(cli(["plan", "--model", model, "--training", "--json"]).stdout).bytes.total).toBeGreaterThan(0);
+    const lora = ["--training", "--seed", "1", "--set", "lora.rank=2", "--set", "lora.alpha=4", "--json"];
+    const full = JSON.parse(cli(["plan", "--model", model, "--training", "--json"]).stdout).bytes.optimizer;
+    expect(JSON.parse(cli(["plan", "--model", model, ...lora]).stdout).bytes.optimizer).toBeLessThan(full);
     expect(cli(["plan", "--model", model, "--memory-limit", "1000"])).toMatchObject({
       status: 5,
       stderr: expect.stringContaining("MEMORY_PLAN"),

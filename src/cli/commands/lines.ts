@@ -28,6 +28,12 @@ export function addEngineFlags(command: Command): Command {
   return command;
 }
 
+/** `--seed` of commands that draw nothing: scripts may give it to all alike. */
+export function addUnusedSeed(command: Command): Command {
+  const integer = numberOf("an integer >= 0", z.number().int().nonnegative());
+  return command.option("--seed <n>", "accepted everywhere; nothing is drawn here", integer, 0);
+}
+
 export const registerGenerate: RegisterCommand = (program, { signal }, exit) => {
   const command = program
     .command("generate")
@@ -58,14 +64,8 @@ export const registerScore: RegisterCommand = (program, { signal }, exit) => {
   const command = program
     .command("score")
     .description('Reads {"text"|"ids"}, writes {ids, logprobs, sum}: log-probs of every token after the first.')
-    .requiredOption("--model <dir>", "model folder")
-    .option(
-      "--seed <n>",
-      "accepted everywhere; scoring draws nothing",
-      numberOf("an integer >= 0", z.number().int().nonnegative()),
-      0,
-    );
-  addLineFlags(addEngineFlags(command)).action(async (options: LineFlags) => {
+    .requiredOption("--model <dir>", "model folder");
+  addUnusedSeed(addLineFlags(addEngineFlags(command))).action(async (options: LineFlags) => {
     const handle = (value: unknown, _: number, context: LineContext): Promise<Answer> => scoreLine(value, context);
     await runLines(options, signal, handle, scoringDefaults);
     exit(EXIT.ok);

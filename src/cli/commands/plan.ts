@@ -5,9 +5,9 @@ import { Engine } from "../../engine/engine.js";
 import { engineOptions, engineSettingsSchema } from "../../stages/models.js";
 import { parseOptions } from "../../stages/options.js";
 import { EXIT } from "../exit.js";
-import { schemaValues } from "../flags.js";
+import { type Assignment, assignAll, collectAssignments, schemaValues } from "../flags.js";
 import type { RegisterCommand } from "../main.js";
-import { addEngineFlags } from "./lines.js";
+import { addEngineFlags, addUnusedSeed } from "./lines.js";
 
 export const registerPlan: RegisterCommand = (program, _context, exit) => {
   const command = program
@@ -15,9 +15,12 @@ export const registerPlan: RegisterCommand = (program, _context, exit) => {
     .description("Prints the memory that an engine would take, by purpose. Allocates nothing.")
     .requiredOption("--model <dir>", "model folder")
     .option("--training", "with gradients and optimizer state")
-    .option("--json", "print JSON");
-  addEngineFlags(command).action(async (options: Record<string, unknown>) => {
-    const settings = parseOptions(engineSettingsSchema, schemaValues(engineSettingsSchema, options), "options");
+    .option("--json", "print JSON")
+    .option("--set <key=value>", "any other key of `engine`, e.g. lora.rank=16; may be repeated", collectAssignments);
+  addUnusedSeed(addEngineFlags(command)).action(async (options: Record<string, unknown>) => {
+    const values = schemaValues(engineSettingsSchema, options);
+    assignAll(values, (options.set ?? []) as Assignment[]);
+    const settings = parseOptions(engineSettingsSchema, values, "options");
     const plan = await Engine.plan(String(options.model), {
       ...engineOptions(settings),
       training: options.training === true,

@@ -6,6 +6,7 @@ import type { Command } from "commander";
 import { z } from "zod";
 import { environmentNames } from "../../environments/registry.js";
 import { ActError } from "../../errors.js";
+import { checkRecipe } from "../../recipes/check.js";
 import { parseRecipe } from "../../recipes/recipe.js";
 import { type StageKind, type StageKindName, stageKinds } from "../../recipes/stage-kinds.js";
 import { RunFolder } from "../../runs/run-folder.js";
@@ -41,6 +42,7 @@ export function registerStage(name: string): RegisterCommand {
     if (inputs.has("model")) addSchemaFlags(command, engineSettingsSchema);
     command.action(async (options: Options) => {
       const recipe = parseRecipe(recipeOf(name, kinds, options), `options of ${name}`, process.cwd());
+      await checkRecipe(recipe);
       await using run = await RunFolder.create(String(options.out), recipe.name, recipe, options.overwrite === true);
       const { code, finished } = await carryOn(recipe, run, signal);
       const made = finished.at(-1);
@@ -115,10 +117,15 @@ function recipeOf(name: string, kinds: readonly StageKindName[], options: Option
 /** `["test-in", "out=test-out"]` -> `{"test-in": "test-in", "out": "test-out"}` */
 function panelsOf(given: unknown): Record<string, string> {
   const texts = Array.isArray(given) ? given.map(String) : [String(scalar(String(given)))];
-  return Object.fromEntries(
-    texts.map((text) => {
-      const at = text.indexOf("=");
-      return at === -1 ? [text, text] : [text.slice(0, at), text.slice(at + 1)];
-    }),
-  );
+  const panels = texts.map((text) => {
+    const at = text.indexOf("=");
+    return at === -1 ? [text, text] : [text.slice(0, at), text.slice(at + 1)];
+  });
+  const names = panels.map(([name]) => name);
+  const double = names.find((name, i) => names.indexOf(name) !== i);
+  if (double !== undefined)
+    throw new ActError("CLI_BAD_FLAG", `--panel names two panels ${JSON.stringify(double)}.`, {
+      hint: "Give each a name of its own, e.g. --panel in=test-in --panel out=test-out.",
+    });
+  return Object.fromEntries(panels);
 }
