@@ -5,6 +5,7 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } fro
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
+import { loadAddon } from "../../src/engine/addon.js";
 import { summarySchema } from "../../src/evaluation/summary.js";
 import { tinyModelFolder } from "../stages/tiny-model.js";
 import { cli, main, PATIENCE, type Result } from "./command.js";
@@ -364,6 +365,21 @@ describe("single stages", () => {
 });
 
 describe("plan and doctor", () => {
+  it("name threads that the system refuses, and live", () => {
+    // Stacks of 1 GB each in 60 GB of addresses: some fifty threads.
+    const limited = `ulimit -s 1000000; ulimit -v 60000000; exec "$0" "$@"`;
+    const args = [main, "plan", "--model", model, "--threads", "200"];
+    const result = spawnSync("bash", ["-c", limited, process.execPath, ...args], { encoding: "utf8" });
+    expect(result).toMatchObject({ status: 5, stderr: expect.stringMatching(/error THREADS: .* of the 199 threads/u) });
+  });
+
+  const sets = loadAddon().instructionSets();
+  const missing = ["avx2", "avx512", "avx512bf16", "amx"].find((set) => !sets.includes(set));
+  it.skipIf(missing === undefined)("name an instruction set that this processor lacks", () => {
+    const result = cli(["plan", "--model", model, "--instruction-set", missing ?? ""]);
+    expect(result).toMatchObject({ status: 5, stderr: expect.stringContaining("DEVICE_NOT_FOUND") });
+  });
+
   it("say what is needed and what is there", () => {
     expect(JSON.parse(cli(["plan", "--model", model, "--training", "--json"]).stdout).bytes.total).toBeGreaterThan(0);
     const lora = ["--training", "--seed", "1", "--set", "lora.rank=2", "--set", "lora.alpha=4", "--json"];

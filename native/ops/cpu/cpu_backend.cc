@@ -158,7 +158,8 @@ std::unique_ptr<Backend> make_cpu_backend(int threads, Isa isa) {
   }
 #endif
   if (!kernels && (isa == Isa::automatic || isa == Isa::portable)) kernels = &cpu::portable::kernels();
-  require(kernels != nullptr, "isa: this processor lacks that instruction set; choose automatic");
+  if (!kernels)
+    throw Error("DEVICE_NOT_FOUND", "This processor lacks the instruction set asked for. Leave `instructionSet` at `auto`.");
   return std::make_unique<cpu::CpuBackend>(threads, *kernels);
 }
 
