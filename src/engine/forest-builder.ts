@@ -14,14 +14,21 @@ interface Node {
   children: Node[];
   /** Tokens before this node on its path. */
   depth: number;
-  root: Root;
+  tree: Tree;
 }
 
-interface Root {
-  /** Distinct tokens of the tree. */
+/** What a tree holds. */
+interface Tree {
+  /** Distinct tokens. */
   tokens: number;
   /** Loss rows of its sequences; sequences that share tokens do not share them. */
   rows: number;
+}
+
+/** A node and how many of its tokens a sequence begins with; none where nothing is worth sharing. */
+interface Match {
+  readonly node: Node | null;
+  readonly shared: number;
 }
 
 /** How far prefixes are shared. */
@@ -56,11 +63,12 @@ export class ForestBuilder {
    */
   add(tokens: Int32Array, rows = 0): number {
     if (tokens.length === 0) throw invalid("FOREST_EMPTY_SEQUENCE", "tokens", "at least one token", tokens.length);
+    const root = this.#bestRoot(tokens, rows);
     let siblings = this.#roots;
     let parent: Node | null = null;
     let at = 0;
     while (at < tokens.length) {
-      const { node, shared } = this.#bestMatch(siblings, tokens, at, rows);
+      const { node, shared } = parent === null ? root : this.#bestMatch(siblings, tokens, at);
       if (node === null) break;
       const reached: Node = shared < node.tokens.length ? this.#split(node, shared, siblings) : node;
       at += shared;
@@ -68,14 +76,14 @@ export class ForestBuilder {
       siblings = reached.children;
     }
     if (at < tokens.length) {
-      const root: Root = parent?.root ?? { tokens: 0, rows: 0 };
-      const leaf: Node = { tokens: tokens.slice(at), parent, children: [], depth: at, root };
-      root.tokens += tokens.length - at;
+      const tree: Tree = parent?.tree ?? { tokens: 0, rows: 0 };
+      const leaf: Node = { tokens: tokens.slice(at), parent, children: [], depth: at, tree };
+      tree.tokens += tokens.length - at;
       siblings.push(leaf);
       parent = leaf;
     }
     const end = parent as Node;
-    end.root.rows += rows;
+    end.tree.rows += rows;
     this.#leaves.push(end);
     this.#lengths.push(tokens.length);
     return this.#leaves.length - 1;
@@ -125,33 +133,51 @@ export class ForestBuilder {
     };
   }
 
-  /** The sibling sharing most with tokens from `at` on, if entering it is worth a split and its tree has room. */
-  #bestMatch(
-    siblings: readonly Node[],
-    tokens: Int32Array,
-    at: number,
-    rows: number,
-  ): { node: Node | null; shared: number } {
-    let best: { node: Node | null; shared: number } = { node: null, shared: 0 };
+  /** The root of the tree that shares most with a sequence, of those that have room for the rest of it. */
+  #bestRoot(tokens: Int32Array, rows: number): Match {
+    let best: Match = { node: null, shared: 0 };
+    let most = 0;
+    for (const root of this.#roots) {
+      const match = this.#bestMatch([root], tokens, 0);
+      const shared = this.#sharedFrom(match, tokens);
+      const fits =
+        root.tree.tokens + tokens.length - shared <= this.#maxTreeTokens &&
+        root.tree.rows + rows <= this.#maxTreeTokens;
+      if (shared > most && fits) {
+        best = match;
+        most = shared;
+      }
+    }
+    return best;
+  }
+
+  /** Tokens that a sequence shares with a tree, from the match of its root down. */
+  #sharedFrom(root: Match, tokens: Int32Array): number {
+    let at = 0;
+    for (let match = root; match.node !== null; match = this.#bestMatch(match.node.children, tokens, at)) {
+      at += match.shared;
+      if (match.shared < match.node.tokens.length) break;
+    }
+    return at;
+  }
+
+  /** The sibling sharing most with tokens from `at` on, if entering it is worth a split. */
+  #bestMatch(siblings: readonly Node[], tokens: Int32Array, at: number): Match {
+    let best: Match = { node: null, shared: 0 };
     for (const node of siblings) {
       const limit = Math.min(node.tokens.length, tokens.length - at);
       let shared = 0;
       while (shared < limit && node.tokens[shared] === tokens[at + shared]) shared++;
       const worth = shared === node.tokens.length || shared >= this.#minSharedTokens;
-      if (worth && shared > best.shared && this.#fits(node.root, tokens.length - at - shared, rows))
-        best = { node, shared };
+      if (worth && shared > best.shared) best = { node, shared };
     }
     return best;
   }
 
-  #fits(root: Root, tokens: number, rows: number): boolean {
-    return root.tokens + tokens <= this.#maxTreeTokens && root.rows + rows <= this.#maxTreeTokens;
-  }
-
   /** Cuts `node` after `shared` tokens. The lower part keeps its identity, so handles that end in it stay valid. */
   #split(node: Node, shared: number, siblings: Node[]): Node {
-    const { parent, depth, root } = node;
-    const upper: Node = { tokens: node.tokens.slice(0, shared), parent, children: [node], depth, root };
+    const { parent, depth, tree } = node;
+    const upper: Node = { tokens: node.tokens.slice(0, shared), parent, children: [node], depth, tree };
     siblings[siblings.indexOf(node)] = upper;
     node.tokens = node.tokens.slice(shared);
     node.parent = upper;

@@ -74,6 +74,13 @@ test("trees stay within their bound, except for a single sequence that is longer
   expect(built.flatTokens).toBe(16);
 });
 
+test("a tree has room for a sequence whose beginning it holds, however many nodes deep", () => {
+  const builder = new ForestBuilder({ maxTreeTokens: 100 });
+  const prompt = Int32Array.from({ length: 100 }, (_, i) => i);
+  for (const length of [10, 20, 30, 60, 100]) builder.add(prompt.subarray(0, length));
+  expect(builder.build().tokens).toBe(100);
+});
+
 test("a group stores its prompt once", () => {
   const builder = new ForestBuilder();
   const prompt = Array.from({ length: 20 }, (_, i) => i);
