@@ -12,16 +12,33 @@
  */
 export type CallKind = "read" | "save" | "change" | "load";
 
+interface WaitingCall {
+  readonly kind: CallKind;
+  readonly start: () => void;
+  /** Rejects it unstarted; it is out of the queue already. */
+  readonly giveUp: (reason: unknown) => void;
+}
+
 /** Starts calls, the first at once unless it has to wait. */
 export class CallOrder {
-  readonly #waiting: { readonly kind: CallKind; readonly start: () => void }[] = [];
+  readonly #waiting: WaitingCall[] = [];
   #saves = 0;
   #loading = false;
 
-  /** Starts `call` when its turn comes: before this returns, if nothing is in its way. */
-  run<T>(kind: CallKind, call: () => Promise<T>): Promise<T> {
+  /**
+   * Starts `call` when its turn comes: before this returns, if nothing is in its way. While it waits, an abort takes it
+   * out again and rejects with the signal's reason; after that the signal is the call's own.
+   */
+  run<T>(kind: CallKind, call: () => Promise<T>, signal?: AbortSignal): Promise<T> {
     return new Promise((resolve, reject) => {
+      if (signal?.aborted) return reject(signal.reason);
+      const onAbort = (): void => {
+        this.#waiting.splice(this.#waiting.indexOf(waiting), 1);
+        waiting.giveUp(signal?.reason);
+        this.#startNext();
+      };
       const start = async (): Promise<void> => {
+        signal?.removeEventListener("abort", onAbort);
         this.#count(kind, 1);
         try {
           resolve(await call());
@@ -32,9 +49,20 @@ export class CallOrder {
           this.#startNext();
         }
       };
-      this.#waiting.push({ kind, start: () => void start() });
+      const giveUp = (reason: unknown): void => {
+        signal?.removeEventListener("abort", onAbort);
+        reject(reason);
+      };
+      const waiting: WaitingCall = { kind, start: () => void start(), giveUp };
+      this.#waiting.push(waiting);
       this.#startNext();
+      if (this.#waiting.includes(waiting)) signal?.addEventListener("abort", onAbort, { once: true });
     });
+  }
+
+  /** Rejects every call that waits. */
+  rejectWaiting(reason: unknown): void {
+    for (const { giveUp } of this.#waiting.splice(0)) giveUp(reason);
   }
 
   #startNext(): void {

@@ -7,7 +7,7 @@
  */
 import { type AdapterFolder, openAdapterFolder } from "./adapter-folder.js";
 import { loadAddon } from "./addon.js";
-import { type CallKind, CallOrder } from "./call-order.js";
+import { CallOrder } from "./call-order.js";
 import { type EngineOptions, nativeEngineOptions } from "./engine-options.js";
 import { EngineError } from "./errors.js";
 import { formatMemoryPlan, type MemoryPlan } from "./memory-plan.js";
@@ -151,7 +151,9 @@ export class Engine implements Policy, AsyncDisposable {
     const initial = nativeSeed(seed);
     const deviation = config.initializer_range ?? 0.02;
     if (typeof deviation !== "number" || !(deviation > 0))
-      throw new EngineError("MODEL_CONFIG", `Expected a positive number for \`initializer_range\`, got ${deviation}.`);
+      throw new EngineError("MODEL_CONFIG", `Expected a positive number for \`initializer_range\`, got ${deviation}.`, {
+        hint: "Correct it in the configuration, or leave it out for 0.02.",
+      });
     if (options.adapter !== undefined)
       throw new EngineError("BAD_ARGUMENT", "Adapters belong to trained weights, not to random ones.", {
         hint: "Use `Engine.load`, or `lora` for new adapters.",
@@ -233,12 +235,12 @@ export class Engine implements Policy, AsyncDisposable {
   async step(options: AdamWOptions): Promise<{ readonly gradNorm: number; readonly step: number }> {
     this.#assertOpen();
     const native = nativeStepOptions(options);
-    return this.#inOrder("change", () => nativeCall(() => this.#native.step(native)));
+    return this.#order.run("change", () => nativeCall(() => this.#native.step(native)));
   }
 
   async zeroGradients(): Promise<void> {
     this.#assertOpen();
-    return this.#inOrder("read", () => nativeCall(() => this.#native.zeroGradients()));
+    return this.#order.run("read", () => nativeCall(() => this.#native.zeroGradients()));
   }
 
   stats(): EngineStats {
@@ -259,7 +261,7 @@ export class Engine implements Policy, AsyncDisposable {
    */
   async readTensor(name: string, kind: TensorKind = "weight"): Promise<Float32Array | Uint16Array> {
     this.#assertOpen();
-    return this.#inOrder("read", () => nativeCall(() => this.#native.readTensor(name, kind)));
+    return this.#order.run("read", () => nativeCall(() => this.#native.readTensor(name, kind)));
   }
 
   /** Optimizer steps taken. */
@@ -276,14 +278,14 @@ export class Engine implements Policy, AsyncDisposable {
   async saveModel(dir: string, settings: SaveModelSettings = {}): Promise<void> {
     checkSave(dir, settings, saveModelSchema);
     this.#assertOpen();
-    await this.#inOrder("save", () => saveModel(dir, this.#saveSource(), settings));
+    await this.#order.run("save", () => saveModel(dir, this.#saveSource(), settings), settings.signal);
   }
 
   /** Writes the adapters alone, as PEFT does: `adapter_model.safetensors` (fp32) and `adapter_config.json`. */
   async saveAdapters(dir: string, settings: Pick<SaveModelSettings, "signal"> = {}): Promise<void> {
     checkSave(dir, settings, saveSchema);
     this.#assertOpen();
-    await this.#inOrder("save", () => saveAdapters(dir, this.#saveSource(), settings));
+    await this.#order.run("save", () => saveAdapters(dir, this.#saveSource(), settings), settings.signal);
   }
 
   /**
@@ -293,13 +295,10 @@ export class Engine implements Policy, AsyncDisposable {
   async saveState(dir: string, settings: Pick<SaveModelSettings, "signal"> = {}): Promise<void> {
     checkSave(dir, settings, saveSchema);
     this.#assertOpen();
-    await this.#inOrder("save", () =>
-      saveState(
-        dir,
-        { native: this.#native, options: this.#options, weightVersion: () => this.stats().weightVersion },
-        settings.signal,
-      ),
-    );
+    const { signal } = settings;
+    const weightVersion = (): number => this.stats().weightVersion;
+    const source = { native: this.#native, options: this.#options, weightVersion };
+    await this.#order.run("save", () => saveState(dir, source, signal), signal);
   }
 
   /**
@@ -310,10 +309,12 @@ export class Engine implements Policy, AsyncDisposable {
    */
   async loadState(dir: string, settings: Pick<SaveModelSettings, "signal"> = {}): Promise<void> {
     this.#assertOpen();
-    await this.#inOrder("load", async () => {
-      const { weightVersion } = await loadState(dir, { native: this.#native, options: this.#options }, settings.signal);
+    const { signal } = settings;
+    const load = async (): Promise<void> => {
+      const { weightVersion } = await loadState(dir, { native: this.#native, options: this.#options }, signal);
       this.#versionOffset = weightVersion - nativeCallSync(() => this.#native.stats()).weightVersion;
-    });
+    };
+    await this.#order.run("load", load, signal);
   }
 
   /**
@@ -322,6 +323,7 @@ export class Engine implements Policy, AsyncDisposable {
    */
   async dispose(): Promise<void> {
     this.#state = "disposed";
+    this.#order.rejectWaiting(new EngineError("ABORTED", "The engine was disposed of before this call's turn came."));
     await nativeCall(() => this.#native.dispose());
   }
 
@@ -338,15 +340,8 @@ export class Engine implements Policy, AsyncDisposable {
     return { native: this.#native, options: this.#options, config: this.config, folder: this.#folder };
   }
 
-  #inOrder<T>(kind: CallKind, call: () => Promise<T>): Promise<T> {
-    return this.#order.run(kind, () => {
-      this.#assertOpen(); // It may have waited.
-      return call();
-    });
-  }
-
   #abortable<T>(signal: AbortSignal | undefined, start: () => { id: number; done: Promise<T> }): Promise<T> {
-    return this.#inOrder("read", () => abortable(signal, start, (id) => this.#native.cancel(id)));
+    return this.#order.run("read", () => abortable(signal, start, (id) => this.#native.cancel(id)), signal);
   }
 }
 

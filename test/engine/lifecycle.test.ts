@@ -272,6 +272,30 @@ describe("weights", () => {
     }
   });
 
+  it("waited for by a call do not hold up its abort, nor the engine's end", async () => {
+    const folder = await mkdtemp(join(tmpdir(), "act-waiting-"));
+    try {
+      const engine = await tinyEngine({ training: true });
+      const controller = new AbortController();
+      // The step waits for the save, everything else for the step.
+      const save = engine.saveState(join(folder, "state")).catch((error: unknown) => error);
+      const step = engine.step({ learningRate: 0.01 }).catch((error: unknown) => error);
+      const request = { prompt: tokens(20, 5), maxNewTokens: 4, seed: 0, stopTokens: [] };
+      const first = engine.generate(request, { signal: controller.signal });
+      const other = engine.generate(request).catch((error: unknown) => error);
+      controller.abort(new Error("enough"));
+      await expect(first).rejects.toThrow("enough");
+      expect(getEventListeners(controller.signal, "abort")).toEqual([]);
+      await engine.dispose();
+      expect(await step).toMatchObject({ code: "ABORTED" });
+      expect(await other).toMatchObject({ code: "ABORTED" });
+      expect(await save).toMatchObject({ name: "EngineError" });
+      await expect(engine.generate(request)).rejects.toMatchObject({ code: "DISPOSED" });
+    } finally {
+      await rm(folder, { recursive: true, force: true });
+    }
+  });
+
   it("are sampled from side by side with training", async () => {
     await using engine = await slowEngine();
     const { forest, rows } = longBatch();
