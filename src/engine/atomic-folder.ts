@@ -19,6 +19,7 @@ import { EngineError } from "./errors.js";
 export async function writeFolderAtomic(dir: string, write: (folder: string) => Promise<void>): Promise<void> {
   const target = resolve(dir);
   const temporary = join(dirname(target), `.${basename(target)}.${process.pid}.${randomBytes(4).toString("hex")}.tmp`);
+  ours.add(basename(temporary));
   try {
     await makeFolder(dirname(target));
     await clearLeftovers(target);
@@ -28,8 +29,13 @@ export async function writeFolderAtomic(dir: string, write: (folder: string) => 
   } catch (error) {
     await rm(temporary, { recursive: true, force: true }).catch(() => undefined);
     throw error;
+  } finally {
+    ours.delete(basename(temporary));
   }
 }
+
+/** Hidden folders this process is filling: one of its pid that is not here is of an earlier process with that pid. */
+const ours = new Set<string>();
 
 async function replace(temporary: string, target: string): Promise<void> {
   const written = new Set(await readdir(temporary));
@@ -66,7 +72,7 @@ async function replace(temporary: string, target: string): Promise<void> {
 
 /** Added to the name of a hidden folder: what `dir` held while that one takes its place. */
 const OLD = ".old";
-/** Such names, after that of `dir`; the group is the pid. */
+/** Such names, after that of `dir`: the pid, and what {@link OLD} may have been added to. */
 const LEFTOVER = /^(\d+)\.[0-9a-f]{8}\.tmp(\.old)?$/u;
 
 /**
@@ -79,7 +85,9 @@ async function clearLeftovers(target: string): Promise<void> {
   const prefix = `.${basename(target)}.`;
   for (const name of await readdir(parent).catch(() => [])) {
     const pid = LEFTOVER.exec(name.slice(prefix.length))?.[1];
-    if (!name.startsWith(prefix) || pid === undefined || isRunning(Number(pid))) continue;
+    if (!name.startsWith(prefix) || pid === undefined) continue;
+    const mine = Number(pid) === process.pid;
+    if (mine ? ours.has(name.replace(OLD, "")) : isRunning(Number(pid))) continue;
     const left = join(parent, name);
     const missing = await stat(target).then(
       () => false,

@@ -80,12 +80,17 @@ describe("writeFolderAtomic", () => {
     await save("one");
     await leave(dead, ".tmp", "half");
     await leave(dead, ".tmp.old", "zero");
-    await leave(process.pid, ".tmp", "under way");
+    await leave(process.ppid, ".tmp", "under way");
+    // A container's first process has the pid of the one before.
+    await leave(process.pid, ".tmp", "of another with this pid");
     const others = [".model.notes", ".model.1.tmp", `.model2.${dead}.0123abcd.tmp`, `.other.${dead}.0123abcd.tmp`];
     for (const name of others) await mkdir(join(place, name));
-    await save("two");
+    await writeFolderAtomic(target, async (folder) => {
+      await save("three"); // beside this one, which is not a leftover either
+      await writeFile(join(folder, "weights"), "two");
+    });
     expect(await saved()).toBe("two");
-    expect((await readdir(place)).sort()).toEqual([...others, `.model.${process.pid}.0123abcd.tmp`, "model"].sort());
+    expect((await readdir(place)).sort()).toEqual([...others, `.model.${process.ppid}.0123abcd.tmp`, "model"].sort());
   });
 
   it.skipIf(!existsSync("/proc/self/fd"))("puts every file on disk before the folder has its name", async () => {
