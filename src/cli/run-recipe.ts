@@ -28,8 +28,7 @@ export async function startRun(
 
 /** Goes on with a run; see `act-trainer resume`. @param recipe Replaces the run's own. @returns Exit code. */
 export async function resumeRun(folder: string, recipe: Recipe | null, signal: AbortSignal): Promise<number> {
-  // Its own recipe was checked when the run began, and what finished stages needed may be gone.
-  if (recipe !== null) await checkRecipe(recipe);
+  // Not checked as a new run's recipe is: what finished stages needed may be gone.
   await using run = await RunFolder.open(folder);
   if (recipe !== null) await run.writeConfig(recipe);
   const current = recipe ?? parseResolvedRecipe(await run.readConfig(), run.path);

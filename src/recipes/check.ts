@@ -7,8 +7,7 @@ import { withFileErrors } from "../data/files.js";
 import { openRecords } from "../data/records-file.js";
 import { Engine } from "../engine/engine.js";
 import { EnvironmentError } from "../environments/environment.js";
-import { parseEnvironmentOptions } from "../environments/options.js";
-import { environmentNames, openEnvironment } from "../environments/registry.js";
+import { environmentPanelNames } from "../environments/registry.js";
 import { ActError } from "../errors.js";
 import type { ObjectiveSettings } from "../objectives/objective.js";
 import { resolveObjective } from "../objectives/registry.js";
@@ -19,24 +18,27 @@ import { type NamedStage, type Recipe, stageOutputs } from "./recipe.js";
 import { FILE_OPTIONS, type ResolvedStage, resolveStage } from "./resolve.js";
 
 /**
- * Checks models, files, environments, and of every stage its objective, panels and memory plan.
+ * Checks the models, files and environments that stages name, and of every stage its objective, its panels and the memory
+ * plan of its engine, which needs the engine's device.
  *
  * @throws ActError, its message beginning with the stage and key; the codes are those with which the stage would fail.
  */
 export async function checkRecipe(recipe: Recipe): Promise<void> {
-  for (const [name, { path, adapter }] of Object.entries(recipe.models))
+  const used = new Set(recipe.stages.flatMap(({ inputs }) => Object.values(inputs)));
+  for (const [name, { path, adapter }] of Object.entries(recipe.models).filter(([name]) => used.has(name)))
     await inPlace(`models.${name}`, async () => {
       await Engine.plan(path, { memoryLimit: 0, ...(adapter === undefined ? {} : { adapter }) });
       await Tokenizer.load(path);
     });
-  for (const [name, { path, kind }] of Object.entries(recipe.files))
+  for (const [name, { path, kind }] of Object.entries(recipe.files).filter(([name]) => used.has(name)))
     await inPlace(`files.${name}`, async () => {
       // Reading one record, and no more, closes the file.
       for await (const _ of (await openRecords(path, kind)).records) break;
     });
   const panels = new Map<string, readonly string[]>();
   for (const [key, { name, options }] of Object.entries(recipe.environments))
-    panels.set(key, await inPlace(`environments.${key}`, () => panelNamesOf(name, options)));
+    if (used.has(key))
+      panels.set(key, await inPlace(`environments.${key}`, () => environmentPanelNames(name, options)));
   for (const stage of recipe.stages) {
     const where = `stages.${stage.name}`;
     const resolved = resolveStage(stage, recipe, recipe.seeds[0] ?? 0);
@@ -63,22 +65,6 @@ async function inPlace<T>(where: string, check: () => Promise<T>): Promise<T> {
     const message = hint === "" ? cause.message : cause.message.slice(0, -hint.length - 1);
     throw new ActError(code, `${where}: ${message}`, { hint, cause });
   }
-}
-
-/** Panels of an environment, its options checked. Throws ActError `ENVIRONMENT_*`, `CONFIG_*`. */
-async function panelNamesOf(name: string, options: Readonly<Record<string, unknown>>): Promise<readonly string[]> {
-  if (!environmentNames.includes(name))
-    throw new EnvironmentError("ENVIRONMENT_UNKNOWN", `There is no environment named ${JSON.stringify(name)}.`, {
-      hint: choiceHint(name, environmentNames, "Known"),
-    });
-  if (name === "openenv") {
-    // To open it is to ask its server.
-    const { openEnvOptionsSchema } = await import("../environments/openenv/provider.js");
-    return Object.keys(parseEnvironmentOptions(openEnvOptionsSchema, options, "OpenEnv").panels);
-  }
-  const provider = await openEnvironment(name, options);
-  await provider.close();
-  return provider.panelNames;
 }
 
 function checkPanels({ options, environment }: ResolvedStage, known: readonly string[], where: string): void {

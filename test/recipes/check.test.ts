@@ -119,7 +119,10 @@ describe("checkRecipe", () => {
     ["adapters that are not there", { "models.base.adapter": "nowhere" }, "FILE_NOT_FOUND", "models.base: ", ""],
     [
       "a record file that is not there",
-      { "files.old": { path: "old.jsonl", kind: "pairs" } },
+      {
+        "files.old": { path: "old.jsonl", kind: "pairs" },
+        "stages.before": { stage: "assess", model: "base", pairs: "old" },
+      },
       "FILE_NOT_FOUND",
       "files.old: ",
       "",
@@ -162,8 +165,13 @@ describe("checkRecipe", () => {
       config_hash: "0".repeat(64),
     };
     await writeRecords(path, "expert", header, []);
-    await checkRecipe(recipe({ "files.old": { path, kind: "expert" } }));
-    await expect(checkRecipe(recipe({ "files.old": { path, kind: "pairs" } }))).rejects.toMatchObject({
+    const used = { stage: "imitate", model: "base", expert: "old", steps: 1 };
+    await checkRecipe(recipe({ "files.old": { path, kind: "expert" }, "stages.warm": used }));
+    await checkRecipe(recipe({ "files.unused": { path: "nowhere.jsonl", kind: "pairs" } }));
+    const judged = { stage: "assess", model: "base", pairs: "old" };
+    await expect(
+      checkRecipe(recipe({ "files.old": { path, kind: "pairs" }, "stages.judged": judged })),
+    ).rejects.toMatchObject({
       code: "DATA_WRONG_FORMAT",
       message: expect.stringContaining("files.old: "),
     });

@@ -69,6 +69,15 @@ export class OpenEnvProvider implements EnvironmentProvider {
   }
 
   /**
+   * The panels that options define. Asks no server.
+   *
+   * @throws EnvironmentError `ENVIRONMENT_BAD_OPTIONS`.
+   */
+  static panelNamesOf(options: OpenEnvOptions): string[] {
+    return Object.keys(parseEnvironmentOptions(openEnvOptionsSchema, options, "OpenEnv").panels);
+  }
+
+  /**
    * Asks a server for its name and for what its actions look like.
    *
    * @throws EnvironmentError `ENVIRONMENT_BAD_OPTIONS`, `ENVIRONMENT_LOST`, `ENVIRONMENT_TIMEOUT`,
@@ -122,6 +131,8 @@ function requiredField(schema: Readonly<Record<string, unknown>>, url: string): 
   });
 }
 
+const NOT_OPENENV = "Check that `url` is an OpenEnv server.";
+
 async function getJson(url: string, path: string, deadlineMs: number): Promise<Readonly<Record<string, unknown>>> {
   const base = url.replace(/^ws/, "http").replace(/\/(ws)?$/, "");
   const address = `${base}/${path}`;
@@ -135,17 +146,21 @@ async function getJson(url: string, path: string, deadlineMs: number): Promise<R
       throw new EnvironmentError(
         response.status >= 500 ? "ENVIRONMENT_LOST" : "ENVIRONMENT_PROTOCOL",
         `${address} answered with status ${response.status}.`,
-        { hint: "Check that `url` is an OpenEnv server." },
+        { hint: NOT_OPENENV },
       );
     body = await response.json();
   } catch (cause) {
     if (cause instanceof EnvironmentError) throw cause;
     if (cause instanceof Error && cause.name === "TimeoutError")
       throw new EnvironmentError("ENVIRONMENT_TIMEOUT", `${address} did not answer within ${deadlineMs} ms.`, {
+        hint: "Check that the server runs, or raise `deadlines.connectMs`.",
         cause,
       });
     if (cause instanceof SyntaxError)
-      throw new EnvironmentError("ENVIRONMENT_PROTOCOL", `${address} answered what is no JSON.`, { cause });
+      throw new EnvironmentError("ENVIRONMENT_PROTOCOL", `${address} answered what is no JSON.`, {
+        hint: NOT_OPENENV,
+        cause,
+      });
     const inner = cause instanceof Error && cause.cause instanceof Error ? cause.cause.message : String(cause);
     throw new EnvironmentError("ENVIRONMENT_LOST", `${address} cannot be reached: ${inner}.`, {
       hint: "Check that the server runs and that `url` is right.",
@@ -153,5 +168,7 @@ async function getJson(url: string, path: string, deadlineMs: number): Promise<R
     });
   }
   if (isObject(body)) return body;
-  throw new EnvironmentError("ENVIRONMENT_PROTOCOL", `${address} answered JSON that is no object.`);
+  throw new EnvironmentError("ENVIRONMENT_PROTOCOL", `${address} answered JSON that is no object.`, {
+    hint: NOT_OPENENV,
+  });
 }

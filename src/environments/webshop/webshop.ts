@@ -71,6 +71,20 @@ export interface WebShopProvider extends EnvironmentProvider {
 }
 
 /**
+ * The names of the panels, the options checked and the shop's files found. Loads nothing.
+ *
+ * @throws EnvironmentError with code `ENVIRONMENT_BAD_OPTIONS` or `ENVIRONMENT_BAD_DATA`.
+ */
+export function webshopPanelNames(options: WebShopOptions): readonly string[] {
+  filesOf(parseEnvironmentOptions(OPTIONS, options, "WebShop").data);
+  return PANEL_NAMES;
+}
+
+function filesOf(data: WebShopSettings["data"]): WebShopFiles {
+  return data === null || typeof data === "string" ? findWebShopFiles(data ?? assetPath("data")) : data;
+}
+
+/**
  * Loads a shop and gives a provider over its goals. Task ids are `human/<n>` or `synthetic/<n>` with the goal's place
  * in WebShop's order. Panels: `test`, `dev`, `train`; with the split `published` goals 0 to 499, 500 to 1,499 and the
  * rest, with `quarters` the first quarter, the second, and the rest.
@@ -80,7 +94,7 @@ export interface WebShopProvider extends EnvironmentProvider {
 export async function webshopProvider(options: WebShopOptions = {}): Promise<WebShopProvider> {
   const settings = parseEnvironmentOptions(OPTIONS, options, "WebShop");
   const { data } = settings;
-  const files = data === null || typeof data === "string" ? findWebShopFiles(data ?? assetPath("data")) : data;
+  const files = filesOf(data);
   const nounsOf = settings.nouns === "tagger" ? loadNounTagger() : await readRecordedNouns(nounFile(files));
   const shop = await loadShop(files, {
     goals: settings.goals,
