@@ -12,7 +12,7 @@ import type { ComparisonResult } from "./summary.js";
  * @param left Episodes of one policy, seed by seed.
  * @param right Episodes of the other, the same number of seeds; paired by seed, task and repeat.
  * @param seed Of the bootstrap.
- * @throws ActError `CONFIG_BAD_VALUE` when they have no task in common.
+ * @throws ActError `CONFIG_BAD_VALUE` when they have no task in common, or not as many seeds.
  */
 export function comparePolicies(
   names: { readonly left: string; readonly right: string; readonly panel: string },
@@ -20,6 +20,12 @@ export function comparePolicies(
   right: readonly (readonly EpisodeRecord[])[],
   seed: bigint,
 ): ComparisonResult {
+  if (left.length !== right.length)
+    throw new ActError(
+      "CONFIG_BAD_VALUE",
+      `${names.left} was evaluated ${left.length} times on ${names.panel}, ${names.right} ${right.length} times.`,
+      { hint: "Compare policies that were evaluated for the same seeds." },
+    );
   const outcomes: [boolean, boolean][] = [];
   left.forEach((episodes, s) => {
     const others = new Map((right[s] ?? []).map((e) => [pairKey(e), e]));

@@ -49,10 +49,11 @@ export type SequenceSource = Pick<Completion, "tokens" | "logprobs" | "samplingL
  */
 export function sequenceOf(prompt: ArrayLike<number>, completion: SequenceSource): TrainingSequence {
   const length = prompt.length + completion.tokens.length;
-  if (prompt.length === 0) throw badSample("the prompt is empty");
+  if (prompt.length === 0)
+    throw badSample("the prompt is empty", "Begin it with one token at least, e.g. the tokenizer's `bos_token`.");
   for (const list of [completion.logprobs, completion.samplingLogprobs])
     if (list.length !== completion.tokens.length)
-      throw badSample(`${completion.tokens.length} tokens came with ${list.length} log-probs`);
+      throw badSample(`${completion.tokens.length} tokens came with ${list.length} log-probs`, AS_SAMPLED);
   const tokens = new Int32Array(length);
   tokens.set(prompt);
   tokens.set(completion.tokens, prompt.length);
@@ -70,12 +71,15 @@ export function groupOfCompletions(
   outcomes: readonly CompletionOutcome[],
 ): SampleGroup {
   if (completions.length !== outcomes.length)
-    throw badSample(`${completions.length} completions came with ${outcomes.length} outcomes`);
+    throw badSample(
+      `${completions.length} completions came with ${outcomes.length} outcomes`,
+      "Give one outcome for each completion.",
+    );
   return {
     samples: completions.map((completion, i) => {
       const outcome = outcomes[i];
       if (outcome === undefined || completion.finishReason === "aborted")
-        throw badSample("an aborted completion has no reward");
+        throw badSample("an aborted completion has no reward", "Leave out completions with finish reason `aborted`.");
       const truncated = completion.finishReason === "length";
       return { sequences: [sequenceOf(prompt, completion)], truncated, ...outcome };
     }),
@@ -98,7 +102,7 @@ export function sampleOfTranscript(transcript: Transcript, outcome: CompletionOu
 }
 
 /** Whether a transcript's last reply was cut by the token limit. */
-export function endsCut({ spans }: Pick<Transcript, "spans">): boolean {
+function endsCut({ spans }: Transcript): boolean {
   return spans.findLast(({ role }) => role === "action")?.finishReason === "length";
 }
 
@@ -109,6 +113,10 @@ export function trainedTokens(sample: Sample): number {
   return count;
 }
 
-export function badSample(reason: string): ActError {
-  return new ActError("OBJECTIVE_BAD_SAMPLE", `Cannot train on this sample: ${reason}.`);
+/** Of a completion that is not what the engine gave. */
+export const AS_SAMPLED = "Give the completion as `generate` returned it.";
+
+/** @param hint The next thing to try, as one sentence. */
+export function badSample(reason: string, hint: string): ActError {
+  return new ActError("OBJECTIVE_BAD_SAMPLE", `Cannot train on this sample: ${reason}.`, { hint });
 }

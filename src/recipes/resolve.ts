@@ -35,8 +35,10 @@ export type StageInputs = Readonly<Record<string, StageInput>>;
 /** Options that name files: what counts is their content. */
 export const FILE_OPTIONS: readonly string[] = ["file", "taskIds"];
 
-/** Changes when a stage would compute something else from the same configuration and inputs. */
-const STAGE_VERSION = 1;
+/** Where it is not 1: goes up when a stage would compute something else from the same configuration and inputs. */
+const STAGE_VERSIONS: Readonly<Partial<Record<StageKindName, number>>> = {
+  "reinforce-episodes": 2, // 2: an episode counts as cut by its last reply only
+};
 
 /** Throws ActError `CONFIG_*`, `OBJECTIVE_BAD_OPTIONS`. */
 export function resolveStage(stage: NamedStage, recipe: Recipe, runSeed: number): ResolvedStage {
@@ -84,5 +86,5 @@ export function stageKeyParts(stage: ResolvedStage, inputs: StageInputs): unknow
     ...engine
   } = stage.engine ?? {};
   const options = Object.fromEntries(Object.entries(stage.options).filter(([key]) => !FILE_OPTIONS.includes(key)));
-  return { version: STAGE_VERSION, ...stage, options, engine, inputs: hashes };
+  return { version: STAGE_VERSIONS[stage.kind] ?? 1, ...stage, options, engine, inputs: hashes };
 }

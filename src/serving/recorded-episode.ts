@@ -9,7 +9,7 @@
  */
 import type { Completion } from "../engine/policy.js";
 import type { TrainingSequence } from "../objectives/sample.js";
-import { endsCut, sequenceOfTranscript } from "../objectives/sample.js";
+import { sequenceOfTranscript } from "../objectives/sample.js";
 import type { ChatMessage, ChatTemplate } from "../tokens/chat-template.js";
 import { Transcript } from "../tokens/transcript.js";
 import { joined, type SampledCompletion } from "./sampler.js";
@@ -76,6 +76,7 @@ export class RecordedEpisode {
   readonly #history: HistoryForm;
   readonly #conversations: Conversation[] = [];
   #turns = 0;
+  #lastReply: Completion | null = null;
   #separateTurns = 0;
   /** Ends when the last plan asked for is made. */
   #planning: Promise<unknown> = Promise.resolve();
@@ -105,9 +106,9 @@ export class RecordedEpisode {
     return this.#actions().reduce((sum, { start, end }) => sum + end - start, 0);
   }
 
-  /** A conversation ended with a reply that the token limit cut. */
+  /** The last reply was cut by the token limit; of several to one request, the first. */
   get truncated(): boolean {
-    return this.transcripts.some(endsCut);
+    return this.#lastReply?.finishReason === "length";
   }
 
   /** Versions of the weights that sampled it, oldest and newest; null before the first completion. */
@@ -145,6 +146,7 @@ export class RecordedEpisode {
   record(planned: PlannedPrompt, sampled: readonly SampledCompletion[]): void {
     const { continues } = planned;
     if (continues === null && this.#conversations.length > 0) this.#separateTurns++;
+    this.#lastReply = sampled[0]?.completion ?? this.#lastReply;
     sampled.forEach((one, i) => {
       if (one.completion.tokens.length === 0) return;
       const conversation = i === 0 && continues !== null ? continues : this.#begin(planned);
