@@ -417,7 +417,7 @@ void Scheduler::sample(Batch& batch) {
   std::map<Request*, int32_t> failed;
   for (const auto& [sequence, tokens] : drawn_tokens) {
     const auto bad = std::ranges::find_if(
-        tokens, [](const SampleResult& r) { return r.token < 0; });
+        tokens, [](const SampleResult& r) { return r.token < 0 || !std::isfinite(r.logprob); });
     const auto at = static_cast<int32_t>(bad - tokens.begin());
     if (bad != tokens.end()) failed.emplace(sequence->request, sequence->position() + at);
   }

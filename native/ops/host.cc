@@ -16,9 +16,8 @@ namespace act {
 namespace {
 
 [[noreturn]] void out_of_memory(size_t bytes, size_t in_use) {
-  throw Error("OUT_OF_MEMORY", "allocating " + std::to_string(bytes) + " bytes failed with " + std::to_string(in_use) +
-                                   " bytes in use; lower the batch size or the sequence length, or switch activation "
-                                   "recomputation on");
+  throw Error("OUT_OF_MEMORY", "Allocating " + std::to_string(bytes) + " bytes failed with " + std::to_string(in_use) +
+                                   " bytes in use.");
 }
 
 #ifdef __linux__

@@ -52,7 +52,7 @@ void CublasLt::check(lt::Status status, const char* call, const Shape& s, int li
                            std::to_string(s.k) + ": " + library_.functions.cublasLtGetStatusName(status) +
                            " (cublaslt.cc:" + std::to_string(line) + ")";
   if (status == lt::kAllocFailed) {
-    throw Error("OUT_OF_MEMORY", "The GPU is out of memory, " + what + ". Lower maxBatchTokens or cacheTokens.");
+    throw Error("OUT_OF_MEMORY", "The GPU is out of memory, " + what + ".");
   }
   if (status == lt::kExecutionFailed) {
     throw Error("DEVICE_LOST", "The GPU is lost to this process, " + what +

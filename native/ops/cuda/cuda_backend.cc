@@ -109,11 +109,9 @@ void* CudaBackend::allocate(size_t bytes) {
   queue_.leave();
   void* const memory = device_->allocate(bytes);
   if (!memory) {
-    throw Error("OUT_OF_MEMORY", "allocating " + std::to_string(bytes) + " bytes on the GPU failed with " +
+    throw Error("OUT_OF_MEMORY", "Allocating " + std::to_string(bytes) + " bytes on the GPU failed with " +
                                      std::to_string(allocated) + " bytes in use and " +
-                                     std::to_string(device_->free_bytes()) +
-                                     " free; lower the batch size or the sequence length, or switch activation "
-                                     "recomputation on");
+                                     std::to_string(device_->free_bytes()) + " free.");
   }
   allocated += bytes;
   peak = std::max(peak, allocated);
@@ -136,10 +134,10 @@ void* CudaBackend::allocate_host(size_t bytes) {
   if (bytes == 0) return nullptr;
   void* const memory = device_->allocate_host(bytes);
   if (!memory) {
-    throw Error("OUT_OF_MEMORY", "pinning " + std::to_string(bytes) + " bytes of host memory failed with " +
+    throw Error("OUT_OF_MEMORY", "Pinning " + std::to_string(bytes) + " bytes of host memory failed with " +
                                      std::to_string(host_allocated) +
-                                     " bytes pinned; choose optimizerState compact, leave offloadOptimizer off, or use a "
-                                     "machine with more memory");
+                                     " bytes pinned. Choose optimizerState compact, leave offloadOptimizer off, or use a "
+                                     "machine with more memory.");
   }
   host_allocated += bytes;
   return memory;

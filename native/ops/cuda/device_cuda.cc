@@ -26,7 +26,7 @@ void check(cudaError_t status, const char* where, int line = 0) {
   if (line > 0) what.append(":").append(std::to_string(line));
   what += ")";
   if (status == cudaErrorMemoryAllocation)
-    throw Error("OUT_OF_MEMORY", "The GPU is out of memory, " + what + ". Lower maxBatchTokens or cacheTokens.");
+    throw Error("OUT_OF_MEMORY", "The GPU is out of memory, " + what + ".");
   if (status == cudaErrorInvalidValue || status == cudaErrorInvalidConfiguration)
     throw Error("INTERNAL", "A CUDA call was refused, " + what + ". This is a defect: report it.");
   device_lost = "The GPU is lost to this process, " + what +
