@@ -25,6 +25,15 @@ export interface JsonlReadOptions {
   readonly signal?: AbortSignal;
 }
 
+/** Options of readers that check records. */
+export interface JsonlRecordOptions extends JsonlReadOptions {
+  /** What to do about a record that does not fit, e.g. where the format is described. */
+  readonly hint?: string;
+}
+
+/** Of files that end in `.gz` and cannot be unpacked. */
+export const GZIP_HINT = "Fetch it again; a file that is not gzipped must not end in .gz.";
+
 const MAX_LINE_BYTES = 64 * 1024 * 1024;
 
 /** One line of a text file, without its end (LF or CRLF). */
@@ -62,7 +71,10 @@ export async function* readLines(path: string, options: JsonlReadOptions = {}): 
     try {
       return { line, text: decoder.decode(bytes), end: whole ? taken : null };
     } catch (cause) {
-      throw new ActError("DATA_BAD_ENCODING", `${path}, line ${line}: not UTF-8 text.`, { cause });
+      throw new ActError("DATA_BAD_ENCODING", `${path}, line ${line}: not UTF-8 text.`, {
+        hint: "Save it as UTF-8 (`iconv -t UTF-8`); a gzipped file is unpacked where its name ends in .gz.",
+        cause,
+      });
     }
   };
   const keep = (bytes: Buffer): void => {
@@ -91,7 +103,10 @@ export async function* readLines(path: string, options: JsonlReadOptions = {}): 
     if (cause instanceof ActError || options.signal?.aborted) throw cause;
     const code = cause instanceof Error && "code" in cause ? String(cause.code) : "";
     if (code.startsWith("Z_"))
-      throw new ActError("DATA_BAD_ARCHIVE", `${path}: not a whole gzip file, after line ${line}.`, { cause });
+      throw new ActError("DATA_BAD_ARCHIVE", `${path}: not a whole gzip file, after line ${line}.`, {
+        hint: GZIP_HINT,
+        cause,
+      });
     throw fileError("reading", path, cause);
   } finally {
     file.destroy();
@@ -136,12 +151,13 @@ export async function* readJsonlValues(path: string, options: JsonlReadOptions =
 export async function* readJsonl<T>(
   path: string,
   schema: z.ZodType<T>,
-  options: JsonlReadOptions = {},
+  options: JsonlRecordOptions = {},
 ): AsyncGenerator<T> {
   for await (const { line, value } of readJsonlValues(path, options)) {
     const result = schema.safeParse(value);
     if (!result.success)
       throw new ActError("DATA_BAD_RECORD", `${path}, line ${line}: ${describeIssues(result.error)}`, {
+        ...(options.hint === undefined ? {} : { hint: options.hint }),
         cause: result.error,
       });
     yield result.data;
@@ -152,7 +168,7 @@ export async function* readJsonl<T>(
 export async function readAllJsonl<T>(
   path: string,
   schema: z.ZodType<T>,
-  options: JsonlReadOptions = {},
+  options: JsonlRecordOptions = {},
 ): Promise<T[]> {
   const records: T[] = [];
   for await (const record of readJsonl(path, schema, options)) records.push(record);

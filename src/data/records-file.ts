@@ -134,6 +134,14 @@ function definitionOf<K extends RecordKind>(kind: K): (typeof recordKinds)[K] {
   );
 }
 
+/** Where a file of each kind comes from. */
+const MAKERS: Readonly<Record<RecordKind, string>> = {
+  expert: "`act-trainer collect`, `import` or `select` wrote (expert.jsonl)",
+  pairs: "`act-trainer pair` wrote (pairs.jsonl)",
+  judgments: "`act-trainer assess` wrote (judgments.jsonl)",
+  episodes: "`act-trainer evaluate` wrote (episodes.<panel>.jsonl)",
+};
+
 const HEADER_HINT = "The first line of a record file is its header, see docs/data-files.md.";
 
 /** `act-trainer <version>`. The manifest is two folders up from the sources and from the build alike. */
@@ -149,7 +157,9 @@ function parseHeader<K extends RecordKind>(path: string, kind: K, { line, value 
   if (typeof found.format !== "string" || found.version === undefined)
     throw new ActError("DATA_NO_HEADER", `${path}, line ${line}: not a header.`, { hint: HEADER_HINT });
   if (found.format !== format)
-    throw new ActError("DATA_WRONG_FORMAT", `${path} is a file of ${JSON.stringify(found.format)}, not ${format}.`);
+    throw new ActError("DATA_WRONG_FORMAT", `${path} is a file of ${JSON.stringify(found.format)}, not ${format}.`, {
+      hint: `Give a file that ${MAKERS[kind]}.`,
+    });
   if (found.version !== version)
     throw new ActError("DATA_WRONG_VERSION", `${path} has version ${String(found.version)} of ${format}.`, {
       hint: `This package reads version ${version}: write the file again with it, or use the package that wrote it.`,
@@ -169,5 +179,8 @@ async function* records<K extends RecordKind>(
 function check(schema: z.ZodType, value: unknown, where: string): unknown {
   const result = schema.safeParse(value);
   if (result.success) return result.data;
-  throw new ActError("DATA_BAD_RECORD", `${where}: ${describeIssues(result.error)}`, { cause: result.error });
+  throw new ActError("DATA_BAD_RECORD", `${where}: ${describeIssues(result.error)}`, {
+    hint: "The keys of every record file are in docs/data-files.md.",
+    cause: result.error,
+  });
 }

@@ -84,7 +84,10 @@ export function parseModelConfig(text: string, source: string): ModelConfig {
       cause,
     });
   }
-  if (!isObject(parsed)) throw new EngineError("MODEL_CONFIG", `${source} is not a JSON object.`);
+  if (!isObject(parsed))
+    throw new EngineError("MODEL_CONFIG", `${source} is not a JSON object.`, {
+      hint: 'Expected what transformers writes: `{"model_type": ...}`.',
+    });
   return new ConfigReader(parsed, source).read();
 }
 

@@ -36,6 +36,9 @@ const HINTS: Readonly<Record<string, string>> = {
     "Lower `cacheTokens` or `maxBatchTokens`, or set `recompute`; `Engine.plan` says what an engine takes.",
   THREADS: "Lower `threads`, or raise the limit of processes (`ulimit -u`, a container's limit of pids).",
   DISPOSED: "Make a new engine.",
+  MODEL_TENSORS: "Download or save the model folder again.",
+  TOKEN_OUT_OF_RANGE: "Encode with the tokenizer of this model's own folder.",
+  UNKNOWN_TENSOR: "The engine's `tensors()` lists the names.",
 };
 
 /**

@@ -64,10 +64,19 @@ export function layForest(groups: readonly (readonly MaskedTokens[])[], options:
 }
 
 function inputs({ tokens, mask }: MaskedTokens): Int32Array {
-  if (mask.length !== tokens.length) throw badSample(`${tokens.length} tokens came with a mask of ${mask.length}`);
+  if (mask.length !== tokens.length)
+    throw badSample(
+      `${tokens.length} tokens came with a mask of ${mask.length}`,
+      "Give one entry of the mask for each token.",
+    );
   const first = mask.indexOf(1);
-  if (first === -1) throw badSample("it has no trained token");
-  if (first === 0) throw badSample("its first token is trained, but nothing stands before it");
+  if (first === -1)
+    throw badSample("it has no trained token", "Leave it out, or set its mask to 1 where the policy spoke.");
+  if (first === 0)
+    throw badSample(
+      "its first token is trained, but nothing stands before it",
+      "Put the prompt before it, with mask 0.",
+    );
   return tokens.subarray(0, mask.lastIndexOf(1));
 }
 

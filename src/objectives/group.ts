@@ -44,7 +44,11 @@ export function judgeGroup(group: SampleGroup, objective: Objective): JudgedGrou
       },
     );
   const shaped = group.samples.map((sample) => {
-    if (!Number.isFinite(sample.reward)) throw badSample(`its reward is ${sample.reward}`);
+    if (!Number.isFinite(sample.reward))
+      throw badSample(
+        `its reward is ${sample.reward}`,
+        "Rewards have to be finite numbers: correct the reward function.",
+      );
     const tokens = trainedTokens(sample);
     const { reward, dropped } = shapeReward(sample.reward, { length: tokens, truncated: sample.truncated }, objective);
     return { sample, tokens, reward, dropped, stays: !dropped && tokens > 0 };

@@ -31,7 +31,8 @@ export interface ImitationOptions extends ForestOptions {
 
 /** An example from a prompt and the answer to learn, the answer's stop token included. */
 export function imitationExample(prompt: ArrayLike<number>, answer: ArrayLike<number>): ImitationExample {
-  if (prompt.length === 0 || answer.length === 0) throw badSample("prompt and answer need at least one token each");
+  if (prompt.length === 0 || answer.length === 0)
+    throw badSample("prompt and answer need at least one token each", "Leave out records without them.");
   const tokens = new Int32Array(prompt.length + answer.length);
   tokens.set(prompt);
   tokens.set(answer, prompt.length);

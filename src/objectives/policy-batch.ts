@@ -17,7 +17,7 @@ import { type BatchTotals, tokenWeight } from "./aggregation.js";
 import { type ForestOptions, layForest } from "./forest.js";
 import { batchTotals, judgeGroup } from "./group.js";
 import type { Objective } from "./objective.js";
-import { badSample, type Sample, type SampleGroup } from "./sample.js";
+import { AS_SAMPLED, badSample, type Sample, type SampleGroup } from "./sample.js";
 
 /** What became of the samples of a batch; nothing leaves it uncounted. */
 export interface BatchCounts {
@@ -150,6 +150,7 @@ export function withReference(batch: PolicyBatch, refLogprob: Float32Array): Pol
     throw new ActError(
       "OBJECTIVE_BAD_REFERENCE",
       `Expected ${batch.rows.rows.length} reference log-probs, one a loss row, got ${refLogprob.length}.`,
+      { hint: "Give the `logprob` of the reference's `score(batch.forest, batch.rows)`." },
     );
   return { ...batch, needsReference: false, rows: { ...batch.rows, refLogprob } };
 }
@@ -202,7 +203,7 @@ class Streams {
   /** c of the file's head; the exact number 1 where both log-probs are equal. */
   #importance(old: number, sampling: number): number {
     if (!Number.isFinite(old) || !Number.isFinite(sampling))
-      throw badSample(`a trained token has log-probs ${old} and ${sampling}`);
+      throw badSample(`a trained token has log-probs ${old} and ${sampling}`, AS_SAMPLED);
     const ratio = Math.exp(old - sampling);
     const cap = this.#objective.importanceCap;
     this.#importanceSum += ratio;

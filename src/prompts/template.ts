@@ -99,7 +99,9 @@ export function judgmentPrompt(
 export function context(template: PromptTemplate, state: DecisionState, options: PromptOptions = {}): string {
   const wanted = options.historyLength === undefined ? template.historyLength : options.historyLength;
   if (wanted !== null && !(Number.isInteger(wanted) && wanted >= 0))
-    throw new ActError("PROMPT_BAD_OPTIONS", `Expected an integer >= 0 or null for \`historyLength\`, got ${wanted}.`);
+    throw new ActError("PROMPT_BAD_OPTIONS", `Expected an integer >= 0 or null for \`historyLength\`, got ${wanted}.`, {
+      hint: "Give the number of past steps to show, or null for all.",
+    });
   const shown = wanted === null ? state.history : state.history.slice(Math.max(0, state.history.length - wanted));
   const text = (observation: string): string =>
     template.singleLine ? observation.replace(/\s+/gu, " ").trim() : observation;

@@ -147,7 +147,9 @@ async function inputsOf(
     }
     const made = finished.find((f) => f.name === name && (f.seed === null || f.seed === seed));
     if (made?.file.output == null)
-      throw new ActError("RUN_DAMAGED", `Stage ${stage.name} needs the output of ${name}, which is missing.`);
+      throw new ActError("RUN_DAMAGED", `Stage ${stage.name} needs the output of ${name}, which is missing.`, {
+        hint: "Start the run again with --overwrite.",
+      });
     inputs[input] = { path: join(made.folder, made.file.output.path), hash: made.file.output.hash };
   }
   return inputs;

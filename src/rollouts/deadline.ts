@@ -24,7 +24,10 @@ export async function callEnvironment<T>(
 export function asEnvironmentError(cause: unknown): EnvironmentError {
   if (cause instanceof EnvironmentError) return cause;
   const message = cause instanceof Error ? cause.message : String(cause);
-  return new EnvironmentError("ENVIRONMENT_FAILED", `The environment threw: ${message}`, { cause });
+  return new EnvironmentError("ENVIRONMENT_FAILED", `The environment threw: ${message.replace(/\.$/, "")}.`, {
+    hint: "Its stack is in `cause`; --debug shows it.",
+    cause,
+  });
 }
 
 /**

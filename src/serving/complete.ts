@@ -137,10 +137,16 @@ function requestOf(
   index: number,
 ): SampleRequest {
   const { policy, chat } = context;
-  if (tokens.length === 0) throw new ApiError(400, "invalid_value", "The prompt has no token.", { param: "prompt" });
+  if (tokens.length === 0)
+    throw new ApiError(400, "invalid_value", "The prompt has no token.", {
+      param: "prompt",
+      hint: "Send a text, or at least one token id.",
+    });
   const outside = tokens.find((id) => id >= policy.vocabSize);
   if (outside !== undefined)
-    throw new ApiError(400, "token_out_of_range", `Token ${outside} is not in the vocabulary of ${policy.vocabSize}.`);
+    throw new ApiError(400, "token_out_of_range", `Token ${outside} is not in the vocabulary of ${policy.vocabSize}.`, {
+      hint: "Encode with the tokenizer of the served model.",
+    });
   const room = policy.contextLength - tokens.length;
   const wanted = job.maxTokens ?? 1;
   if (room < wanted)

@@ -15,7 +15,12 @@ export async function readJson(request: IncomingMessage, maxBytes: number): Prom
   const type = request.headers["content-type"] ?? "";
   // A web page may send a form to any address; it may not send JSON to one that did not ask for it.
   if (!/^application\/json\b/iu.test(type))
-    throw new ApiError(415, "unsupported_media_type", `Expected content type application/json, got ${type || "none"}.`);
+    throw new ApiError(
+      415,
+      "unsupported_media_type",
+      `Expected content type application/json, got ${type || "none"}.`,
+      { hint: "Send the header `content-type: application/json`." },
+    );
   const tooLarge = (): ApiError =>
     new ApiError(413, "body_too_large", `The body is larger than ${maxBytes} bytes.`, {
       hint: "Raise the server's `maxBodyBytes`.",

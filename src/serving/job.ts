@@ -95,6 +95,7 @@ function named(param: string, header: string | string[] | undefined, meta: strin
   if (first !== undefined && meta !== undefined && first !== meta)
     throw new ApiError(400, "invalid_value", `The header and \`metadata.${param}\` differ.`, {
       param: `metadata.${param}`,
+      hint: "Send one of them, or the same in both.",
     });
   const name = first ?? meta ?? null;
   if (name !== null && (name.length === 0 || name.length > 256))

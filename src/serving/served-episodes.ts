@@ -236,7 +236,9 @@ export class ServedEpisodes {
       });
     this.#setGroup(episode, request.group ?? null);
     if (episode.recorded.turns === 0 && !failed)
-      throw new ApiError(409, "episode_empty", `Episode ${JSON.stringify(id)} has no completion yet.`);
+      throw new ApiError(409, "episode_empty", `Episode ${JSON.stringify(id)} has no completion yet.`, {
+        hint: "Ask for its first completion, or end it with outcome `environment_failed`.",
+      });
     const result = this.#end(episode, failed ? "failed" : "finished", {
       outcome,
       reward: failed ? null : reward,
@@ -292,6 +294,7 @@ export class ServedEpisodes {
     if (episode.group !== null)
       throw new ApiError(400, "group_changed", `The episode belongs to group ${JSON.stringify(episode.group)}.`, {
         param: "group",
+        hint: "Send that group, or leave `group` out.",
       });
     episode.group = group;
   }

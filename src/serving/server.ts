@@ -188,11 +188,16 @@ class Endpoint {
         });
       const url = new URL(request.url ?? "/", "http://localhost");
       const methods = this.#routes[url.pathname];
-      if (methods === undefined) throw new ApiError(404, "not_found", `There is nothing at ${url.pathname}.`);
+      if (methods === undefined)
+        throw new ApiError(404, "not_found", `There is nothing at ${url.pathname}.`, {
+          hint: `Paths: ${Object.keys(this.#routes).join(", ")}.`,
+        });
       const handler = methods[request.method ?? ""];
       if (handler === undefined) {
         response.setHeader("allow", Object.keys(methods).join(", "));
-        throw new ApiError(405, "method_not_allowed", `${request.method} is not allowed at ${url.pathname}.`);
+        throw new ApiError(405, "method_not_allowed", `${request.method} is not allowed at ${url.pathname}.`, {
+          hint: `Use ${Object.keys(methods).join(" or ")}.`,
+        });
       }
       await handler(request, response, url);
     } catch (cause) {
@@ -214,13 +219,19 @@ class Endpoint {
         hint: `This server has ${JSON.stringify(modelName)}.`,
       });
     if (this.#running.size >= maxRequests)
-      throw new ApiError(429, "too_many_requests", `${maxRequests} requests are being answered already.`);
+      throw new ApiError(429, "too_many_requests", `${maxRequests} requests are being answered already.`, {
+        hint: "Send it again later, or raise the server's `maxRequests`.",
+      });
     const controller = new AbortController();
     const onClose = (): void => {
       if (!response.writableFinished) controller.abort(new ApiError(499, "client_closed", "The client has gone."));
     };
     const timer = setTimeout(() => {
-      controller.abort(new ApiError(504, "timeout", `The request took longer than ${requestTimeout} ms.`));
+      controller.abort(
+        new ApiError(504, "timeout", `The request took longer than ${requestTimeout} ms.`, {
+          hint: "Ask for fewer tokens, or raise the server's `requestTimeout`.",
+        }),
+      );
     }, requestTimeout);
     this.#running.add(controller);
     response.once("close", onClose);

@@ -173,7 +173,9 @@ export class ChatTemplate {
   turnSuffix(messages: readonly ChatMessage[]): TurnSuffix {
     const last = messages.findLastIndex((message) => message.role === "assistant");
     if (last === -1 || last === messages.length - 1)
-      throw new ActError("TEMPLATE_NOT_APPENDABLE", "A next turn needs an assistant's message and one after it.");
+      throw new ActError("TEMPLATE_NOT_APPENDABLE", "A next turn needs an assistant's message and one after it.", {
+        hint: "Use `render` for the first turn.",
+      });
     if (this.#controlTokens === "reject") this.#rejectControlTokens(messages.slice(last + 1));
     const rendered = this.#render(
       messages.map((message, i) => (i === last ? { role: message.role, content: SENTINEL } : message)),
@@ -303,7 +305,9 @@ function boundedRange(first: number, second: number | null = null, step: number 
   const [start, stop, by] = second === null ? [0, first, 1] : [first, second, step ?? 1];
   const length = Math.ceil((stop - start) / by);
   if (!(length <= MAX_RANGE))
-    throw new ActError("TEMPLATE_FAILED", `range(${start}, ${stop}, ${by}) has more than ${MAX_RANGE} numbers`);
+    throw new ActError("TEMPLATE_FAILED", `range(${start}, ${stop}, ${by}) has more than ${MAX_RANGE} numbers.`, {
+      hint: "Shorten it in the template.",
+    });
   return Array.from({ length: Math.max(0, length) }, (_, i) => start + i * by);
 }
 
@@ -322,8 +326,12 @@ async function templateOfConfig(modelDir: string, name: string): Promise<string 
 }
 
 function templateError(code: string, message: string, cause: unknown): ActError {
-  return new ActError(code, `${message}: ${cause instanceof Error ? cause.message : String(cause)}.`, {
-    hint: "Check the template and the roles of the messages.",
-    cause,
-  });
+  return new ActError(
+    code,
+    `${message}: ${(cause instanceof Error ? cause.message : String(cause)).replace(/\.$/, "")}.`,
+    {
+      hint: "Check the template and the roles of the messages.",
+      cause,
+    },
+  );
 }

@@ -40,7 +40,12 @@ export function strftime(format: string, date: Date): string {
   };
   return format.replace(/%(.)/gu, (_, letter: string) => {
     const part = parts[letter];
-    if (part === undefined) throw new ActError("TEMPLATE_FAILED", `The date format %${letter} is not known.`);
+    if (part === undefined)
+      throw new ActError("TEMPLATE_FAILED", `The date format %${letter} is not known.`, {
+        hint: `Use ${Object.keys(parts)
+          .map((known) => `%${known}`)
+          .join(" ")} in the template.`,
+      });
     return part;
   });
 }

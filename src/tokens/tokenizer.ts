@@ -123,7 +123,9 @@ export class Tokenizer {
     const list = Array.from(ids);
     for (const id of list) {
       if (!(Number.isInteger(id) && id >= 0))
-        throw new ActError("TOKEN_OUT_OF_RANGE", `A token id is a whole number from 0 on, not ${id}.`);
+        throw new ActError("TOKEN_OUT_OF_RANGE", `A token id is a whole number from 0 on, not ${id}.`, {
+          hint: "Give ids as `encode` returns them.",
+        });
     }
     const known = list.filter((id) => id < this.vocabSize);
     return known.length === 0 ? "" : this.#rust.decode(known, options.skipSpecialTokens ?? false);

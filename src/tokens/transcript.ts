@@ -100,6 +100,7 @@ export class Transcript {
       throw new ActError(
         "TRANSCRIPT_BAD_ACTION",
         `A completion of ${tokens.length} tokens came with ${logprobs.length} log-probs and ${samplingLogprobs.length} sampling log-probs.`,
+        { hint: "Append the completion as `generate` returned it." },
       );
     if (tokens.length === 0) return;
     const trainable = (options.trainable ?? true) && finishReason !== "aborted";
@@ -123,7 +124,10 @@ export class Transcript {
 
   /** @throws ActError `TRANSCRIPT_BAD_DATA` where spans do not cover the tokens end to end. */
   static fromData(data: TranscriptData): Transcript {
-    const bad = (reason: string): ActError => new ActError("TRANSCRIPT_BAD_DATA", `Not a transcript: ${reason}.`);
+    const bad = (reason: string): ActError =>
+      new ActError("TRANSCRIPT_BAD_DATA", `Not a transcript: ${reason}.`, {
+        hint: "Give what `toData` returned, unchanged.",
+      });
     const length = data.tokens.length;
     if (data.logprobs.length !== length || data.sampling_logprobs.length !== length)
       throw bad(`${length} tokens with ${data.logprobs.length} and ${data.sampling_logprobs.length} log-probs`);

@@ -5,7 +5,7 @@ import { readFile } from "node:fs/promises";
 import { gunzipSync } from "node:zlib";
 import { ActError } from "../../errors.js";
 import { withFileErrors } from "../files.js";
-import { readJsonlValues, readLines } from "../jsonl.js";
+import { GZIP_HINT, readJsonlValues, readLines } from "../jsonl.js";
 
 /** One record. */
 export interface SourceRecord {
@@ -68,7 +68,7 @@ async function readText(path: string): Promise<string> {
   try {
     return gunzipSync(bytes).toString("utf8");
   } catch (cause) {
-    throw new ActError("DATA_BAD_ARCHIVE", `${path}: not a whole gzip file.`, { cause });
+    throw new ActError("DATA_BAD_ARCHIVE", `${path}: not a whole gzip file.`, { hint: GZIP_HINT, cause });
   }
 }
 

@@ -161,6 +161,9 @@ export async function readTaskIds(path: string): Promise<Map<string, string>> {
   for await (const { value } of readRecords(path)) items.push(value);
   const result = mappingSchema.safeParse(items);
   if (!result.success)
-    throw new ActError("DATA_BAD_RECORD", `${path}: not a list of items with item_id, task_type and task_id.`);
+    throw new ActError("DATA_BAD_RECORD", `${path}: not a list of items with item_id, task_type and task_id.`, {
+      hint: "Give AgentGym's list of ALFWorld items, `mappings_train.json` or `mappings_test.json`.",
+      cause: result.error,
+    });
   return new Map(result.data.map((item) => [`alfworld_${item.item_id}`, `${item.task_type}/${item.task_id}`]));
 }

@@ -10,7 +10,7 @@ import {
 } from "../environment.js";
 import { isObject } from "../pydantic/fields.js";
 import type { Ask, Dialect } from "./dialects.js";
-import { callServer } from "./http.js";
+import { BUSY_HINT, callServer } from "./http.js";
 import type { AgentGymSettings } from "./provider.js";
 
 interface Episode {
@@ -48,6 +48,7 @@ export class AgentGymEnvironment implements Environment {
       throw new EnvironmentError(
         "ENVIRONMENT_UNKNOWN_TASK",
         `Expected an item's number, got ${JSON.stringify(taskId)}.`,
+        { hint: 'Take tasks from `provider.panel(name)`, e.g. "31".' },
       );
     return this.#guard(async () => {
       const ask = this.#ask(options.signal);
@@ -140,25 +141,35 @@ export class AgentGymEnvironment implements Environment {
   }
 
   #checkOpen(): void {
-    if (this.#closed) throw new EnvironmentError("ENVIRONMENT_CLOSED", "The environment is closed.");
+    if (this.#closed)
+      throw new EnvironmentError("ENVIRONMENT_CLOSED", "The environment is closed.", {
+        hint: "Make another with `provider.create()`.",
+      });
   }
 }
 
 function refusedBy(where: string, status: number, text: string): EnvironmentError {
   const told = `${where}: status ${status}: ${text.slice(0, 200)}`;
-  if (status === 429) return new EnvironmentError("ENVIRONMENT_CAPACITY", told);
-  if (status >= 500) return new EnvironmentError("ENVIRONMENT_FAILED", told);
+  if (status === 429) return new EnvironmentError("ENVIRONMENT_CAPACITY", told, { hint: BUSY_HINT });
+  if (status >= 500) return new EnvironmentError("ENVIRONMENT_FAILED", told, { hint: "Look in the server's log." });
   return new EnvironmentError("ENVIRONMENT_PROTOCOL", told, { hint: "Check that `kind` is the server's." });
 }
 
 /** What the servers' error texts mean. */
 function saidBy(where: string, text: string): EnvironmentError {
   const told = `${where}: ${text.slice(0, 400)}`;
-  if (/has finished/.test(text)) return new EnvironmentError("ENVIRONMENT_NO_EPISODE", told);
-  if (/is not valid|has been deleted/.test(text)) return new EnvironmentError("ENVIRONMENT_LOST", told);
-  if (/index out of range/.test(text)) return new EnvironmentError("ENVIRONMENT_UNKNOWN_TASK", told);
-  if (/connect to the Java server/.test(text)) return new EnvironmentError("ENVIRONMENT_LOST", told);
+  if (/has finished/.test(text))
+    return new EnvironmentError("ENVIRONMENT_NO_EPISODE", told, { hint: "Call reset first." });
+  if (/is not valid|has been deleted/.test(text))
+    return new EnvironmentError("ENVIRONMENT_LOST", told, { hint: "The next reset makes another." });
+  if (/index out of range/.test(text))
+    return new EnvironmentError("ENVIRONMENT_UNKNOWN_TASK", told, {
+      hint: "Name only items that the server has in `panels`.",
+    });
+  if (/connect to the Java server/.test(text))
+    return new EnvironmentError("ENVIRONMENT_LOST", told, { hint: "Start the AgentGym server again." });
   // Our own server puts the code of the fault in front of its text.
   const own = /^\[(ENVIRONMENT_(?:LOST|TIMEOUT|CAPACITY|UNKNOWN_TASK))\] /.exec(text)?.[1];
-  return new EnvironmentError((own as "ENVIRONMENT_LOST" | undefined) ?? "ENVIRONMENT_FAILED", told);
+  if (own !== undefined) return new EnvironmentError(own as "ENVIRONMENT_LOST", told);
+  return new EnvironmentError("ENVIRONMENT_FAILED", told, { hint: "Look in the server's log." });
 }

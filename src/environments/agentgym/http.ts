@@ -34,6 +34,9 @@ export interface HttpAnswer {
   readonly text: string;
 }
 
+/** Of a server that takes no more. */
+export const BUSY_HINT = "Run fewer episodes at once (`concurrency`), raise `retries`, or let the server take more.";
+
 /** First pause before another sending, in milliseconds; doubled each time. */
 const FIRST_PAUSE_MS = 100;
 
@@ -63,7 +66,9 @@ export async function callServer(base: string, call: HttpCall, limits: HttpLimit
     try {
       const answer = await send(base, call, Math.max(1, end - performance.now()), limits.maxReplyBytes);
       if (answer.status !== 503) return answer;
-      fault = new EnvironmentError("ENVIRONMENT_CAPACITY", `${call.path}: the server is busy (status 503).`);
+      fault = new EnvironmentError("ENVIRONMENT_CAPACITY", `${call.path}: the server is busy (status 503).`, {
+        hint: BUSY_HINT,
+      });
     } catch (error) {
       if (!(error instanceof Broken)) throw error;
       fault = new EnvironmentError("ENVIRONMENT_LOST", `${call.path}: ${error.message}.`, {
@@ -124,11 +129,21 @@ function send(base: string, call: HttpCall, deadlineMs: number, maxBytes: number
       const code = "code" in cause ? String(cause.code) : "";
       // The library's parser: what came is no HTTP.
       if (code.startsWith("HPE_"))
-        fail(new EnvironmentError("ENVIRONMENT_PROTOCOL", `${call.path}: the answer is no HTTP (${code}).`, { cause }));
+        fail(
+          new EnvironmentError("ENVIRONMENT_PROTOCOL", `${call.path}: the answer is no HTTP (${code}).`, {
+            hint: "Check that `url` is an AgentGym server.",
+            cause,
+          }),
+        );
       else broken(cause.message === "" ? code : cause.message, cause);
     });
     const timer = setTimeout(
-      () => fail(new EnvironmentError("ENVIRONMENT_TIMEOUT", `${call.path}: no answer within ${call.deadlineMs} ms.`)),
+      () =>
+        fail(
+          new EnvironmentError("ENVIRONMENT_TIMEOUT", `${call.path}: no answer within ${call.deadlineMs} ms.`, {
+            hint: "Raise `deadlines.resetMs` (create, reset) or `deadlines.stepMs`.",
+          }),
+        ),
       deadlineMs,
     );
     const onAbort = (): void => fail(call.signal?.reason);
@@ -143,7 +158,9 @@ async function read(response: IncomingMessage, maxBytes: number): Promise<string
   for await (const chunk of response as AsyncIterable<Buffer>) {
     bytes += chunk.length;
     if (bytes > maxBytes)
-      throw new EnvironmentError("ENVIRONMENT_PROTOCOL", `An answer is longer than ${maxBytes} bytes.`);
+      throw new EnvironmentError("ENVIRONMENT_PROTOCOL", `An answer is longer than ${maxBytes} bytes.`, {
+        hint: "Raise `maxReplyBytes`.",
+      });
     chunks.push(chunk);
   }
   return Buffer.concat(chunks).toString("utf8");

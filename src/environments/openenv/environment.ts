@@ -1,4 +1,5 @@
 /** One environment behind an OpenEnv server: a socket, which is a session, which is an environment there. */
+import { describe } from "../../errors.js";
 import {
   type AdmissibleActions,
   type Environment,
@@ -43,7 +44,10 @@ export class OpenEnvEnvironment implements Environment {
    * server without a free session is asked again until `capacityMs` have passed.
    */
   async reset(taskId: string, options: { readonly signal?: AbortSignal } = {}): Promise<EpisodeStart> {
-    if (this.#closed) throw new EnvironmentError("ENVIRONMENT_CLOSED", "The environment is closed.");
+    if (this.#closed)
+      throw new EnvironmentError("ENVIRONMENT_CLOSED", "The environment is closed.", {
+        hint: "Make another with `provider.create()`.",
+      });
     this.#episode = null;
     const { signal } = options;
     const data = { ...this.#settings.reset, ...resetOf(taskId) };
@@ -142,7 +146,9 @@ export class OpenEnvEnvironment implements Environment {
       return await this.#socket.reset(data, deadlines.resetMs, signal);
     } catch (error) {
       if (error instanceof ActionRefused)
-        throw new EnvironmentError("ENVIRONMENT_PROTOCOL", `The server refused the reset: ${error.message}`);
+        throw new EnvironmentError("ENVIRONMENT_PROTOCOL", `The server refused the reset: ${error.message}`, {
+          hint: "Correct the fields of the task, or of the option `reset`.",
+        });
       throw error;
     }
   }
@@ -207,7 +213,10 @@ export class OpenEnvEnvironment implements Environment {
   }
 
   #running(): { episode: Episode; socket: OpenEnvSocket } {
-    if (this.#closed) throw new EnvironmentError("ENVIRONMENT_CLOSED", "The environment is closed.");
+    if (this.#closed)
+      throw new EnvironmentError("ENVIRONMENT_CLOSED", "The environment is closed.", {
+        hint: "Make another with `provider.create()`.",
+      });
     if (this.#episode === null || this.#socket === null)
       throw new EnvironmentError("ENVIRONMENT_NO_EPISODE", "There is no running episode.", {
         hint: "Call reset first.",
@@ -226,7 +235,11 @@ function resetOf(taskId: string): Readonly<Record<string, unknown>> {
   } catch {
     // Falls through to the one error below.
   }
-  throw new EnvironmentError("ENVIRONMENT_UNKNOWN_TASK", `A task that begins with a brace must be JSON: ${taskId}`);
+  throw new EnvironmentError(
+    "ENVIRONMENT_UNKNOWN_TASK",
+    `Expected a JSON object for a task that begins with a brace, got ${describe(taskId)}.`,
+    { hint: 'Write the fields of the reset, e.g. {"seed": 7}.' },
+  );
 }
 
 function isStrings(value: unknown): value is string[] {

@@ -4,6 +4,7 @@
  * The server knows messages, sessions and limits; a served environment knows its fields.
  */
 import { randomUUID } from "node:crypto";
+import { describe } from "../../errors.js";
 import { type Environment, EnvironmentError, type EnvironmentProvider, type Panel } from "../environment.js";
 import type { Field } from "../pydantic/fields.js";
 
@@ -155,10 +156,18 @@ class ProviderSession implements ServedSession {
     const { task_id: id, seed } = data;
     if (typeof id === "string") return id;
     if (id !== undefined && id !== null)
-      throw new EnvironmentError("ENVIRONMENT_UNKNOWN_TASK", "Expected a string for `task_id`.");
+      throw new EnvironmentError(
+        "ENVIRONMENT_UNKNOWN_TASK",
+        `Expected a string for \`task_id\`, got ${describe(id)}.`,
+        { hint: "Leave it out for the panel's next task." },
+      );
     if (seed === undefined || seed === null) return this.#nextTask();
     if (typeof seed !== "number" || !Number.isInteger(seed) || seed < 0)
-      throw new EnvironmentError("ENVIRONMENT_UNKNOWN_TASK", "Expected a whole number from 0 for `seed`.");
+      throw new EnvironmentError(
+        "ENVIRONMENT_UNKNOWN_TASK",
+        `Expected a whole number from 0 for \`seed\`, got ${describe(seed)}.`,
+        { hint: "Leave it out for the panel's next task." },
+      );
     return this.#panel.tasks[seed % this.#panel.tasks.length] ?? "";
   }
 }

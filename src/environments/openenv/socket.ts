@@ -69,15 +69,21 @@ export class OpenEnvSocket {
       raw.once("error", (cause) =>
         reject(
           /handshake has timed out/.test(cause.message)
-            ? new EnvironmentError("ENVIRONMENT_TIMEOUT", `No connection to ${url} within ${limits.connectMs} ms.`)
-            : new EnvironmentError("ENVIRONMENT_LOST", `No connection to ${url}: ${reasonOf(cause)}.`, { cause }),
+            ? new EnvironmentError("ENVIRONMENT_TIMEOUT", `No connection to ${url} within ${limits.connectMs} ms.`, {
+                hint: "Check that the server runs, or raise `deadlines.connectMs`.",
+              })
+            : new EnvironmentError("ENVIRONMENT_LOST", `No connection to ${url}: ${reasonOf(cause)}.`, {
+                hint: "Check that the server runs and that `url` is right.",
+                cause,
+              }),
         ),
       );
       raw.once("unexpected-response", (_, response) => {
         const status = response.statusCode ?? 0;
         // 5xx passes when the server is up again; anything else is no OpenEnv server.
         const code: EnvironmentErrorCode = status >= 500 ? "ENVIRONMENT_LOST" : "ENVIRONMENT_PROTOCOL";
-        reject(new EnvironmentError(code, `${url} answered the handshake with status ${status}.`));
+        const hint = status >= 500 ? "Try again when the server is up." : PROTOCOL_HINT;
+        reject(new EnvironmentError(code, `${url} answered the handshake with status ${status}.`, { hint }));
       });
     });
     try {
@@ -139,7 +145,11 @@ export class OpenEnvSocket {
 
   /** Drops the connection; a waiting request ends with `ENVIRONMENT_LOST`. */
   drop(): void {
-    this.#lose(new EnvironmentError("ENVIRONMENT_LOST", "The connection to the environment server is closed."));
+    this.#lose(
+      new EnvironmentError("ENVIRONMENT_LOST", "The connection to the environment server is closed.", {
+        hint: LOST_HINT,
+      }),
+    );
   }
 
   async #ask(message: object, deadlineMs: number, signal: AbortSignal | undefined): Promise<unknown> {
@@ -152,12 +162,19 @@ export class OpenEnvSocket {
     }
     if (this.#gone !== null) throw this.#gone;
     if (this.#waiting !== null)
-      throw new EnvironmentError("ENVIRONMENT_PROTOCOL", "The connection is busy with another request.");
+      throw new EnvironmentError("ENVIRONMENT_PROTOCOL", "The connection is busy with another request.", {
+        hint: "Await a call before the next.",
+      });
     let timer: NodeJS.Timeout | undefined;
     const answer = new Promise<string>((resolve, reject) => {
       this.#waiting = { resolve, reject };
       timer = setTimeout(
-        () => reject(new EnvironmentError("ENVIRONMENT_TIMEOUT", `No answer within ${deadlineMs} ms.`)),
+        () =>
+          reject(
+            new EnvironmentError("ENVIRONMENT_TIMEOUT", `No answer within ${deadlineMs} ms.`, {
+              hint: "Raise `deadlines.resetMs` (of a reset) or `deadlines.stepMs` (of anything else).",
+            }),
+          ),
         deadlineMs,
       );
     });
@@ -181,7 +198,7 @@ export class OpenEnvSocket {
   #checked<T>(schema: z.ZodType<T>, value: unknown): T {
     const result = schema.safeParse(value);
     if (result.success) return result.data;
-    throw this.#violation(`an answer that does not fit: ${describeIssues(result.error)}`);
+    throw this.#violation(`an answer that does not fit: ${describeIssues(result.error).replace(/\.$/, "")}`);
   }
 
   #parse(text: string): unknown {
@@ -213,24 +230,30 @@ export class OpenEnvSocket {
           hint: "Raise the server's session limit, or run fewer episodes at once.",
         });
       case "EXECUTION_ERROR":
-        return new EnvironmentError("ENVIRONMENT_FAILED", told);
+        return new EnvironmentError("ENVIRONMENT_FAILED", told, { hint: "Look in the server's log." });
       case "FACTORY_ERROR":
         this.drop();
-        return new EnvironmentError("ENVIRONMENT_FAILED", told);
+        return new EnvironmentError("ENVIRONMENT_FAILED", told, { hint: "Look in the server's log." });
       default:
         this.drop();
-        return new EnvironmentError("ENVIRONMENT_PROTOCOL", told);
+        return new EnvironmentError("ENVIRONMENT_PROTOCOL", told, { hint: PROTOCOL_HINT });
     }
   }
 
   #violation(what: string): EnvironmentError {
     this.drop();
-    return new EnvironmentError("ENVIRONMENT_PROTOCOL", `The environment server sent ${what}.`);
+    return new EnvironmentError("ENVIRONMENT_PROTOCOL", `The environment server sent ${what}.`, {
+      hint: PROTOCOL_HINT,
+    });
   }
 
   #onMessage(text: string | null): void {
     if (text === null) {
-      this.#lose(new EnvironmentError("ENVIRONMENT_PROTOCOL", "The environment server sent a binary message."));
+      this.#lose(
+        new EnvironmentError("ENVIRONMENT_PROTOCOL", "The environment server sent a binary message.", {
+          hint: PROTOCOL_HINT,
+        }),
+      );
       return;
     }
     if (this.#waiting !== null) {
@@ -242,7 +265,11 @@ export class OpenEnvSocket {
     if (this.#early === null) this.#early = text;
     // A second one, or one after an answer: nothing that follows can be trusted.
     else
-      this.#lose(new EnvironmentError("ENVIRONMENT_PROTOCOL", "The environment server answered what was not asked."));
+      this.#lose(
+        new EnvironmentError("ENVIRONMENT_PROTOCOL", "The environment server answered what was not asked.", {
+          hint: PROTOCOL_HINT,
+        }),
+      );
   }
 
   #lose(error: EnvironmentError): void {
@@ -252,6 +279,11 @@ export class OpenEnvSocket {
     this.#waiting = null;
   }
 }
+
+/** Of a connection that is gone. */
+const LOST_HINT = "The next reset connects anew; see that the server runs.";
+/** Of a server that speaks something else. */
+const PROTOCOL_HINT = "Check that `url` is an OpenEnv server of a version in docs/environments/openenv.md.";
 
 /** Longest wait for the server's closing frame. */
 const GOODBYE_MS = 1000;
@@ -288,9 +320,11 @@ async function withinSignal<T>(promise: Promise<T>, signal: AbortSignal | undefi
 function closedBy(code: number, reason: string): EnvironmentError {
   const why = reason === "" ? "" : ` (${reason})`;
   if (code === 1009)
-    return new EnvironmentError("ENVIRONMENT_PROTOCOL", `The environment server refused a message as too long${why}.`);
+    return new EnvironmentError("ENVIRONMENT_PROTOCOL", `The environment server refused a message as too long${why}.`, {
+      hint: "Shorten the action, or raise the server's limit (`maxMessageBytes` of ours).",
+    });
   const how = code === 1012 ? "is shutting down" : code === 1006 ? "went away without a word" : `closed with ${code}`;
-  return new EnvironmentError("ENVIRONMENT_LOST", `The environment server ${how}${why}.`);
+  return new EnvironmentError("ENVIRONMENT_LOST", `The environment server ${how}${why}.`, { hint: LOST_HINT });
 }
 
 function broken(cause: Error): EnvironmentError {
@@ -300,11 +334,12 @@ function broken(cause: Error): EnvironmentError {
     return new EnvironmentError(
       "ENVIRONMENT_PROTOCOL",
       `The environment server broke the protocol: ${cause.message}.`,
-      {
-        cause,
-      },
+      { hint: code === "WS_ERR_UNSUPPORTED_MESSAGE_LENGTH" ? "Raise `maxReplyBytes`." : PROTOCOL_HINT, cause },
     );
-  return new EnvironmentError("ENVIRONMENT_LOST", `The connection broke: ${reasonOf(cause)}.`, { cause });
+  return new EnvironmentError("ENVIRONMENT_LOST", `The connection broke: ${reasonOf(cause)}.`, {
+    hint: LOST_HINT,
+    cause,
+  });
 }
 
 function reasonOf(cause: Error): string {

@@ -9,6 +9,7 @@ import { EnvironmentError } from "../environment.js";
 import {
   callRequest,
   constructRequest,
+  JAR_HINT,
   type JavaArgument,
   JavaReference,
   type JavaReply,
@@ -69,7 +70,9 @@ export class Py4jConnection {
   async construct(className: string, options: RequestOptions): Promise<JavaReference> {
     const value = await this.#value(constructRequest(className), `new ${className}`, options);
     if (value instanceof JavaReference) return value;
-    throw new EnvironmentError("ENVIRONMENT_PROTOCOL", `new ${className} did not return an object.`);
+    throw new EnvironmentError("ENVIRONMENT_PROTOCOL", `new ${className} did not return an object.`, {
+      hint: JAR_HINT,
+    });
   }
 
   /**
@@ -97,7 +100,9 @@ export class Py4jConnection {
     if (this.#closed !== null) throw this.#closed;
     options.signal?.throwIfAborted();
     if (this.#pending !== null)
-      throw new EnvironmentError("ENVIRONMENT_PROTOCOL", `${what}: the connection is busy with another request.`);
+      throw new EnvironmentError("ENVIRONMENT_PROTOCOL", `${what}: the connection is busy with another request.`, {
+        hint: "Await a call before the next.",
+      });
     const answer = new Promise<string>((resolve, reject) => {
       this.#pending = { resolve, reject };
     });
@@ -147,7 +152,9 @@ export class Py4jConnection {
       return;
     }
     if (end !== chunk.length - 1 || this.#pending === null) {
-      this.#fail(new EnvironmentError("ENVIRONMENT_PROTOCOL", "The simulator answered what was not asked."));
+      this.#fail(
+        new EnvironmentError("ENVIRONMENT_PROTOCOL", "The simulator answered what was not asked.", { hint: JAR_HINT }),
+      );
       return;
     }
     const line = Buffer.concat(this.#chunks).toString("utf8", 0, this.#bytes - 1);
@@ -174,7 +181,12 @@ export async function withDeadline<T>(promise: Promise<T>, options: RequestOptio
   let onAbort: (() => void) | undefined;
   const limit = new Promise<never>((_, reject) => {
     timer = setTimeout(
-      () => reject(new EnvironmentError("ENVIRONMENT_TIMEOUT", `No answer within ${deadlineMs} ms: ${what}.`)),
+      () =>
+        reject(
+          new EnvironmentError("ENVIRONMENT_TIMEOUT", `No answer within ${deadlineMs} ms: ${what}.`, {
+            hint: "Raise `deadlines`, or lower `maxProcesses` where the machine is busy.",
+          }),
+        ),
       deadlineMs,
     );
     onAbort = () => reject(signal?.reason);
@@ -193,5 +205,8 @@ export async function withDeadline<T>(promise: Promise<T>, options: RequestOptio
 
 function lost(message: string, cause?: unknown): EnvironmentError {
   const why = cause instanceof Error ? `: ${cause.message}` : "";
-  return new EnvironmentError("ENVIRONMENT_LOST", `${message}${why}.`, { cause });
+  return new EnvironmentError("ENVIRONMENT_LOST", `${message}${why}.`, {
+    hint: "The next reset starts another JVM.",
+    cause,
+  });
 }

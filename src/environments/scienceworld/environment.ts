@@ -53,7 +53,10 @@ export class ScienceWorldEnvironment implements Environment {
 
   /** {@inheritDoc Environment.reset} Waits for a simulator when all are lent. */
   async reset(taskId: string, options: { readonly signal?: AbortSignal } = {}): Promise<EpisodeStart> {
-    if (this.#closed) throw new EnvironmentError("ENVIRONMENT_CLOSED", "The environment is closed.");
+    if (this.#closed)
+      throw new EnvironmentError("ENVIRONMENT_CLOSED", "The environment is closed.", {
+        hint: "Make another with `provider.create()`.",
+      });
     this.#end();
     const id = parseTaskId(taskId);
     const { signal } = options;
@@ -77,7 +80,10 @@ export class ScienceWorldEnvironment implements Environment {
         gold,
         onGold: true,
       };
-      if (this.#closed) throw new EnvironmentError("ENVIRONMENT_CLOSED", "The environment is closed.");
+      if (this.#closed)
+        throw new EnvironmentError("ENVIRONMENT_CLOSED", "The environment is closed.", {
+          hint: "Make another with `provider.create()`.",
+        });
       return start;
     } catch (error) {
       this.#episode = null;
@@ -184,7 +190,10 @@ export class ScienceWorldEnvironment implements Environment {
   }
 
   #running(): Episode {
-    if (this.#closed) throw new EnvironmentError("ENVIRONMENT_CLOSED", "The environment is closed.");
+    if (this.#closed)
+      throw new EnvironmentError("ENVIRONMENT_CLOSED", "The environment is closed.", {
+        hint: "Make another with `provider.create()`.",
+      });
     if (this.#episode === null)
       throw new EnvironmentError("ENVIRONMENT_NO_EPISODE", "There is no running episode.", {
         hint: "Call reset first.",

@@ -224,5 +224,7 @@ export class SimulatorPool<S extends PooledSimulator> {
 }
 
 function closed(): EnvironmentError {
-  return new EnvironmentError("ENVIRONMENT_CLOSED", "The ScienceWorld provider is closed.");
+  return new EnvironmentError("ENVIRONMENT_CLOSED", "The ScienceWorld provider is closed.", {
+    hint: "Open another with `ScienceWorldProvider.open`.",
+  });
 }

@@ -128,6 +128,12 @@ function decodeValue(text: string): JavaValue {
   throw malformed(`the value ${JSON.stringify(text.slice(0, 40))}`);
 }
 
+/** Of a simulator that does not answer as the one this was written for. */
+export const JAR_HINT =
+  "Check that `jar` is a ScienceWorld simulator of the version in docs/environments/scienceworld.md.";
+
 function malformed(what: string): EnvironmentError {
-  return new EnvironmentError("ENVIRONMENT_PROTOCOL", `The simulator sent ${what}, which py4j does not allow.`);
+  return new EnvironmentError("ENVIRONMENT_PROTOCOL", `The simulator sent ${what}, which py4j does not allow.`, {
+    hint: JAR_HINT,
+  });
 }

@@ -56,6 +56,9 @@ export interface ScienceWorldReplayOptions {
   readonly signal?: AbortSignal;
 }
 
+const RECORDING_HINT =
+  "Give recorded gold episodes (`gold_episodes.jsonl`), see `Exact repetition` in docs/environments/scienceworld.md.";
+
 /** Long ones: a replay asks what the simulator answers, not how fast. */
 const DEADLINES = { startMs: 600_000, loadMs: 600_000, goldMs: 600_000, callMs: 600_000 };
 /** Times an episode is begun again in another JVM after its JVM died or did not answer; never after a difference. */
@@ -70,7 +73,7 @@ const RETRIES = 2;
 export async function replayScienceWorld(options: ScienceWorldReplayOptions): Promise<ReplayReport> {
   const episodes: GoldEpisode[] = [];
   let index = 0;
-  for await (const episode of readJsonl(options.episodes, goldEpisodeSchema))
+  for await (const episode of readJsonl(options.episodes, goldEpisodeSchema, { hint: RECORDING_HINT }))
     if (options.filter?.(episode, index++) ?? true) episodes.push(episode);
   const found: ReplayMismatch[][] = episodes.map(() => []);
   const queue = episodes.entries();

@@ -6,7 +6,7 @@
 import { EnvironmentError } from "../environment.js";
 import { Py4jConnection, type RequestOptions } from "./connection.js";
 import { Jvm, type JvmOptions } from "./jvm.js";
-import { type JavaArgument, JavaReference, type JavaValue } from "./py4j.js";
+import { JAR_HINT, type JavaArgument, JavaReference, type JavaValue } from "./py4j.js";
 
 const INTERFACE_CLASS = "scienceworld.runtime.pythonapi.PythonInterface";
 
@@ -111,7 +111,9 @@ export class Simulator {
     const deadlineMs = goldPath ? this.#deadlines.goldMs : this.#deadlines.loadMs;
     const error = await this.#text("load", [task, variation, simplifications, goldPath], { deadlineMs, signal });
     if (error !== "")
-      throw new EnvironmentError("ENVIRONMENT_UNKNOWN_TASK", `The simulator refused ${task}/${variation}: ${error}`);
+      throw new EnvironmentError("ENVIRONMENT_UNKNOWN_TASK", `The simulator refused ${task}/${variation}: ${error}`, {
+        hint: "Take tasks from `provider.panel(name)`, or change `simplifications`.",
+      });
   }
 
   /** The goal in words. */
@@ -256,7 +258,9 @@ export class Simulator {
 
   #unexpected(method: string, value: unknown): EnvironmentError {
     this.#broken = true;
-    return new EnvironmentError("ENVIRONMENT_PROTOCOL", `The simulator's ${method} returned ${String(value)}.`);
+    return new EnvironmentError("ENVIRONMENT_PROTOCOL", `The simulator's ${method} returned ${String(value)}.`, {
+      hint: JAR_HINT,
+    });
   }
 }
 
