@@ -103,6 +103,15 @@ describe("an episode", () => {
     expect((await onlyEpisode()).truncated).toBe(true);
   });
 
+  it("is not where a cut reply was answered in another conversation", async () => {
+    const { server } = await start("one two three four five");
+    await chat(server, [user("x")], { max_tokens: 4 }, of("e"));
+    const second = await chat(server, [user("y")], {}, of("e"));
+    expect(second.body.act.continued).toBe(false);
+    await post(server, "/v1/act/rewards", { episode_id: "e", reward: 1 });
+    expect((await onlyEpisode()).truncated).toBe(false);
+  });
+
   it("begins another transcript where the history is not what was sampled, and counts it", async () => {
     const { server } = await start("take it");
     await chat(server, [user("x")], {}, of("e"));
