@@ -191,8 +191,8 @@ function isZombie(pid: number): boolean {
   }
 }
 
-/** Makes a rename durable. Some file systems and Windows cannot sync a folder; the rename itself holds there too. */
-async function syncFolder(folder: string): Promise<void> {
+/** Makes the names in a folder durable. Some file systems and Windows cannot sync a folder; a rename itself holds there too. */
+export async function syncFolder(folder: string): Promise<void> {
   const handle = await open(folder, "r").catch(() => null);
   if (handle === null) return;
   await handle.sync().catch(() => undefined);

@@ -2,7 +2,7 @@
 import { randomBytes } from "node:crypto";
 import { mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
-import { fileError, isRunning, makeFolder, withFileErrors } from "../data/files.js";
+import { fileError, isRunning, makeFolder, syncFolder, withFileErrors } from "../data/files.js";
 import { ActError } from "../errors.js";
 import { EngineError } from "./errors.js";
 
@@ -106,12 +106,4 @@ async function syncFile(path: string): Promise<void> {
   } finally {
     await handle.close();
   }
-}
-
-/** Makes names durable. Some file systems and Windows cannot sync a folder; the rename itself holds there too. */
-async function syncFolder(folder: string): Promise<void> {
-  const handle = await open(folder, "r").catch(() => null);
-  if (handle === null) return;
-  await handle.sync().catch(() => undefined);
-  await handle.close().catch(() => undefined);
 }
