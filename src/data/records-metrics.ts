@@ -28,7 +28,10 @@ export const metricTable = {
   "rollout/samples": metric("samples", "completions sampled, or episodes where whole episodes are samples"),
   "rollout/tokens": metric("tokens", "tokens sampled"),
   "rollout/completion_tokens_mean": metric("tokens", "mean length of a completion"),
-  "rollout/truncated_share": metric("1", "share of samples cut by the token limit"),
+  "rollout/truncated_share": metric(
+    "1",
+    "share of samples cut by the token limit; of episodes, those whose last reply was",
+  ),
   "rollout/dropped_share": metric(
     "1",
     "share of samples that left training because they were cut (`truncation: drop`)",
