@@ -17,6 +17,11 @@ export class ActError extends Error {
     this.code = code;
     this.hint = hint;
   }
+
+  /** The message without the hint at its end. */
+  get problem(): string {
+    return this.hint === "" ? this.message : this.message.slice(0, -this.hint.length - 1);
+  }
 }
 
 /** The one wording of every argument error: expected X for `key`, got Y. */

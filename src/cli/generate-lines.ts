@@ -166,7 +166,7 @@ async function promptOf(
 /** The chat template's option to let control tokens pass is for programs; a line has another way. */
 function nameWayAround(cause: unknown): never {
   if (!(cause instanceof ActError && cause.code === "TEMPLATE_CONTROL_TOKEN")) throw cause;
-  throw new ActError(cause.code, cause.message.slice(0, -cause.hint.length - 1), {
+  throw new ActError(cause.code, cause.problem, {
     hint: "Take it out, or give the whole prompt as `text`, whose control tokens count as such.",
     cause,
   });

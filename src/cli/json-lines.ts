@@ -168,7 +168,7 @@ async function answer(
     return await handle(value, index);
   } catch (cause) {
     if (signal?.aborted || !(cause instanceof ActError) || cause.code === "DISPOSED") return { broken: cause };
-    return { ...idOf(value), error: { code: cause.code, message: withoutHint(cause), hint: cause.hint }, line };
+    return { ...idOf(value), error: { code: cause.code, message: cause.problem, hint: cause.hint }, line };
   }
 }
 
@@ -177,11 +177,6 @@ function idOf(value: unknown): { readonly id?: string | number } {
   if (typeof value !== "object" || value === null || !("id" in value)) return {};
   const { id } = value;
   return typeof id === "string" || typeof id === "number" ? { id } : {};
-}
-
-/** The message of an error has its hint at the end. */
-function withoutHint({ message, hint }: ActError): string {
-  return hint !== "" && message.endsWith(hint) ? message.slice(0, -hint.length).trimEnd() : message;
 }
 
 function parse(text: string): unknown {

@@ -61,9 +61,8 @@ async function inPlace<T>(where: string, check: () => Promise<T>): Promise<T> {
     return await check();
   } catch (cause) {
     if (!(cause instanceof ActError)) throw cause;
-    const { code, hint } = cause;
-    const message = hint === "" ? cause.message : cause.message.slice(0, -hint.length - 1);
-    throw new ActError(code, `${where}: ${message}`, { hint, cause });
+    const { code, problem, hint } = cause;
+    throw new ActError(code, `${where}: ${problem}`, { hint, cause });
   }
 }
 

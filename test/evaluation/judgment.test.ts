@@ -177,6 +177,11 @@ describe("comparePolicies", () => {
     expect(result.p).toBeCloseTo(0.25, 12);
   });
 
+  it("refuses policies that were not evaluated equally often", () => {
+    const once = [[episode("1", "success")]];
+    expect(() => comparePolicies(names, once, [...once, ...once], 0n)).toThrowError(/1 times on .* 2 times/u);
+  });
+
   it("refuses policies that share no task", () => {
     expect(() => comparePolicies(names, [[episode("1", "success")]], [[episode("2", "success")]], 0n)).toThrowError(
       /share no task/u,
