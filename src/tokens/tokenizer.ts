@@ -1,7 +1,9 @@
 /**
  * Text to token ids and back, on the official Rust tokenizers, behind an interface of our own.
  */
+import { access } from "node:fs/promises";
 import type { Tokenizer as RustTokenizer } from "tokenizers";
+import { withFileErrors } from "../data/files.js";
 import { ActError, describe } from "../errors.js";
 import { isObject, type JsonObject, malformed, readModelJson, readModelText } from "./files.js";
 import { type TokenBytes, type TokenFamily, tokenBytes, tokenFamily } from "./token-bytes.js";
@@ -73,11 +75,13 @@ export class Tokenizer {
    *
    * Truncation and padding settings inside tokenizer.json are turned off: nothing is ever cut silently.
    *
-   * @throws ActError `TOKENIZER_MISSING`, `TOKENIZER_MALFORMED`, `TOKENIZER_UNREADABLE`.
+   * @throws ActError `TOKENIZER_MISSING`, `TOKENIZER_MALFORMED`, `TOKENIZER_UNREADABLE`, `FILE_NOT_FOUND` (the folder).
    */
   static async load(modelDir: string): Promise<Tokenizer> {
     const name = "tokenizer.json";
     const text = await readModelText(modelDir, name);
+    // A folder that is not there lacks more than this file.
+    if (text === null) await withFileErrors("reading", modelDir, () => access(modelDir));
     if (text === null)
       throw new ActError("TOKENIZER_MISSING", `There is no ${name} in ${modelDir}.`, {
         hint: "Give a Hugging Face model folder with a fast tokenizer (`save_pretrained` of transformers writes one).",

@@ -33,7 +33,7 @@ describe("errors", () => {
     [["evalute"], 2, "Did you mean `evaluate`?", ""],
     [["generate"], 2, "--model", ""],
     [["generate", "--modle", "m"], 2, "unknown option '--modle'\n(Did you mean --model?)", ""],
-    [["generate", "--model", "nowhere"], 5, "TOKENIZER_MISSING", ""],
+    [["generate", "--model", "nowhere"], 3, "FILE_NOT_FOUND", ""],
     [["generate", "--model", "nowhere", "--temperature", "hot"], 2, "Expected a number >= 0", ""],
     [["run", "nowhere.yaml"], 3, "FILE_NOT_FOUND", ""],
     [["resume", "nowhere"], 3, "RUN_NOT_FOUND", ""],
