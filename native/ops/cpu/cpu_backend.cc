@@ -93,13 +93,13 @@ std::unique_ptr<Weight> CpuBackend::create_weight(int64_t rows, int64_t cols, DT
   w->dtype = dtype;
   w->trainable = trainable;
   w->row_major = Buffer(*this, rows, cols, trainable ? DType::f32 : dtype);
-  w->packed = Buffer(*this, 1, packed_units(rows, cols, dtype == DType::bf16), DType::f32);
+  w->packed = Buffer(*this, 1, packed_words(rows, cols, dtype == DType::bf16), DType::f32);
   return w;
 }
 
 size_t CpuBackend::weight_bytes(int64_t rows, int64_t cols, DType dtype, bool trainable) const {
   return static_cast<size_t>(rows * cols) * size_of(trainable ? DType::f32 : dtype) +
-         static_cast<size_t>(packed_units(rows, cols, dtype == DType::bf16)) * 4;
+         static_cast<size_t>(packed_words(rows, cols, dtype == DType::bf16)) * 4;
 }
 
 void CpuBackend::load_weight(Weight& weight, const void* from, DType dtype) {

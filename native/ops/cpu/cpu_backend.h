@@ -14,13 +14,13 @@ namespace act::cpu {
 
 /// Layouts of a weight:
 ///   f32             row-major f32 (for a trainable weight the master) and packed f32 panels;
-///   bf16, frozen    row-major bf16 and packed pairs;
-///   bf16, trainable row-major f32 master and packed pairs of its rounded values.
+///   bf16, frozen    row-major bf16 and packed pairs or integers (Kernels::bf16_weight);
+///   bf16, trainable row-major f32 master and the same of its rounded values.
 /// Packed: blocks of units of the inner index (products.cc: inner_block), each all panels in turn, so that a block of a
-/// panel is contiguous; bf16 units are padded to Kernels::bf16_group.
+/// panel is contiguous; units are padded to whole groups.
 struct CpuWeight final : Weight {
   Buffer row_major;  // f32 or bf16 [rows, cols]
-  Buffer packed;     // 32-bit units
+  Buffer packed;     // 32-bit words
 };
 
 /// One layer and one key-value head after the other, all pages of it: keys [d][16], then values [16][padded d].
@@ -138,13 +138,17 @@ class CpuBackend final : public HostBackend {
     pool_.run((n + piece - 1) / piece, [&](int64_t i, int) { body(i * piece, std::min(piece, n - i * piece)); });
   }
   void pack_weight(CpuWeight& w);
-  int64_t packed_units(int64_t rows, int64_t cols, bool bf16) const;
-  int64_t inner_units(int64_t inner, bool bf16) const;
+  /// The format of a product's left operand, which tells the right one's and the kernel; packed: B is a weight's panels.
+  PanelFormat left_format(bool bf16, bool packed) const;
+  int64_t inner_units(int64_t inner, PanelFormat left) const;
+  int columns(PanelFormat left) const;  // of a panel of B
+  int64_t packed_words(int64_t rows, int64_t cols, bool bf16) const;
   size_t left_panel_bytes(int64_t rows, int64_t cols) const;
   size_t product_scratch_bytes(int64_t rows, int64_t widest) const;
   size_t attention_scratch_bytes(int64_t rows, int64_t widest) const;
   void multiply(const Product& product);
-  void multiply_block(const Product& product, int64_t row0, int64_t rows, int64_t unit0, int64_t units, int64_t block);
+  void multiply_block(const Product& product, PanelFormat left, int64_t row0, int64_t rows, int64_t unit0,
+                      int64_t units, int64_t block);
   /// Rows in groups of 2 * bf16_group, a new one where a run ends.
   std::vector<InnerGroup> row_groups(std::span<const int32_t> runs, int64_t rows) const;
   void add_weight_gradient(View dw, View dy, View x, DType dtype, float scale, std::span<const InnerGroup> groups);

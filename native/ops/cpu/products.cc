@@ -13,33 +13,42 @@ namespace act::cpu {
 namespace {
 
 /// Units of the inner index per block: a panel of A stays in the first-level cache, a block of B panels in the second.
-/// Tiles: panels of both do, which are larger (measured: 384 units are slower by 10 to 20 %). Widened: a unit of B is two
-/// steps of fp32.
-constexpr int64_t kInnerBlock = 384, kTilesInnerBlock = 144, kWidenedInnerBlock = kInnerBlock / 2;
-/// Tiles that share a panel of bf16 from which on widening it once is faster than in every tile.
-constexpr int64_t kWidenTiles = 8;
-constexpr int64_t kMaxWidenedColumns = 48;
+/// Tiles: panels of both do, which are larger (measured: 384 units are slower by 10 to 20 %).
+constexpr int64_t kInnerBlock = 384, kTilesInnerBlock = 144;
 /// Inner indices of a chain of an fp32 product (ops.h).
 constexpr int64_t kChain = 64;
 /// Packed operands of one round stay in the last-level cache.
 constexpr int64_t kLeftUnits = 2 << 20, kRightUnits = 2 << 20;
-constexpr int64_t kTilesPerTask = 16, kPanelsPerTask = 8, kCopiedRowsPerTask = 32;
+constexpr int64_t kTilesPerTask = 16, kPanelsPerTask = 8, kCopiedRowsPerTask = 8;
 /// Units that one task packs of a matrix whose rows are contiguous: reads whole stretches of few rows, so that every
 /// cache line and page is met once.
 constexpr int64_t kPackUnits = 32, kPackRows = 768;
-/// Units of an InnerGroup, which is what Kernels::bf16_group is where it is not 1.
-constexpr int64_t kGroupUnits = 16;
-static_assert(kPackUnits % kGroupUnits == 0 && kChain % kGroupUnits == 0);
+static_assert(kPackUnits % kTileGroupUnits == 0 && kChain % kTileGroupUnits == 0 && kChain % kIntegerGroupUnits == 0);
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t round_up(int64_t a, int64_t step) { return ceil_div(a, step) * step; }
 
-/// Equal blocks, as nearly as the chains allow.
-int64_t inner_block(int64_t units, const Kernels& kernels, bool bf16) {
-  const bool tiles = bf16 && kernels.bf16_left == PanelFormat::tiles, widened = bf16 && kernels.widen;
-  const int64_t most = tiles ? kTilesInnerBlock : widened ? kWidenedInnerBlock : kInnerBlock;
-  const int64_t blocks = std::max<int64_t>(1, ceil_div(units, most));
-  return round_up(ceil_div(units, blocks), tiles ? kGroupUnits : kChain);
+Arithmetic arithmetic_of(PanelFormat format) {
+  switch (format) {
+    case PanelFormat::f32:
+    case PanelFormat::rounded: return Arithmetic::fp32;
+    case PanelFormat::pairs:
+    case PanelFormat::tiles: return Arithmetic::bf16;
+    case PanelFormat::integers: return Arithmetic::integers;
+  }
+  return Arithmetic::fp32;
+}
+int64_t per_unit(PanelFormat format) { return arithmetic_of(format) == Arithmetic::fp32 ? 1 : 2; }
+/// 32-bit words of a row.
+int64_t words_of(PanelFormat format, int64_t units) {
+  return format == PanelFormat::integers ? units / kIntegerGroupUnits * kIntegerGroupWords : units;
+}
+
+/// Equal blocks, as nearly as the chains allow. `left`: the format of A.
+int64_t inner_block(int64_t units, PanelFormat left) {
+  const bool tiles = left == PanelFormat::tiles;
+  const int64_t blocks = std::max<int64_t>(1, ceil_div(units, tiles ? kTilesInnerBlock : kInnerBlock));
+  return round_up(ceil_div(units, blocks), tiles ? kTileGroupUnits : kChain);
 }
 
 /// The packed form of one operand for a range of inner indices: panels of rows (of A) or columns (of B), block after
@@ -54,10 +63,10 @@ struct Panels {
   int64_t start(int64_t i) const { return width ? i * width : least * i + std::min(i, wider); }
   int64_t height(int64_t i) const { return width ? std::min(width, rows - i * width) : least + (i < wider ? 1 : 0); }
   int64_t padded_rows() const { return width ? count * width : rows; }
-  int64_t unit_size() const { return format == PanelFormat::rounded ? 2 : 1; }  // 32-bit words
+  int64_t words(int64_t units) const { return words_of(format, units); }
   /// Word at which panel i of the block of `block_units` units from `unit` on begins.
   int64_t offset(int64_t unit, int64_t block_units, int64_t i) const {
-    return (padded_rows() * unit + start(i) * block_units) * unit_size();
+    return padded_rows() * words(unit) + start(i) * words(block_units);
   }
 };
 
@@ -68,7 +77,6 @@ struct Packing {
   uint32_t* to;
   int64_t first_row, first_unit, units, block;  // of the round
   int64_t inner;                                // all inner indices of the product
-  int64_t per_unit;
   std::span<const InnerGroup> groups = {};  // where units do not simply follow the inner indices
 
   int64_t panels_per_task() const {
@@ -90,15 +98,15 @@ struct Packing {
     const int64_t begin = first_unit + unit + from;
     for (int64_t i = first; i < last; i++) {
       const int64_t width = panels.width ? panels.width : panels.height(i);
-      uint32_t* const out = to + panels.offset(unit, block_units, i) + from * width * panels.unit_size();
+      uint32_t* const out = to + panels.offset(unit, block_units, i) + panels.words(from) * width;
       if (groups.empty()) {
-        const int64_t inner0 = begin * per_unit;
-        pack_units(kernels, i, inner0, std::min(count * per_unit, inner - inner0), count, out);
+        const int64_t each = per_unit(panels.format), inner0 = begin * each;
+        pack_units(kernels, i, inner0, std::min(count * each, inner - inner0), count, out);
         continue;
       }
-      for (int64_t u = 0; u < count; u += kGroupUnits) {
-        const InnerGroup& group = groups[static_cast<size_t>((begin + u) / kGroupUnits)];
-        pack_units(kernels, i, group.first, group.count, kGroupUnits, out + u * width);
+      for (int64_t u = 0; u < count; u += kTileGroupUnits) {
+        const InnerGroup& group = groups[static_cast<size_t>((begin + u) / kTileGroupUnits)];
+        pack_units(kernels, i, group.first, group.count, kTileGroupUnits, out + u * width);
       }
     }
   }
@@ -108,18 +116,18 @@ struct Packing {
     const int64_t height = panels.height(panel), width = panels.width ? panels.width : height;
     kernels.pack(source, first_row + panels.start(panel), static_cast<int>(height), inner0, there, panels.format,
                  static_cast<int>(width), out);
-    const int64_t packed = ceil_div(there, per_unit);
+    const int64_t packed = ceil_div(there, 2);
     if (panels.format == PanelFormat::pairs && packed < units) {
       std::memset(out + packed * width, 0, static_cast<size_t>((units - packed) * width) * 4);
     }
   }
 };
 
-/// The left operand of a round. Rows of fp32 need no panels: the kernel reads them in place, or copies of them that are
-/// scaled or rounded.
+/// The left operand of a round. Rows of fp32 or integers need no panels: the kernel reads them in place, or copies of
+/// them that are scaled, rounded or made integers.
 struct LeftOperand {
   enum class Form : uint8_t { in_place, copied_rows, panels } form;
-  Packing packing;  // copied rows: of which `panels` only tells where tiles begin and how wide a unit is
+  Packing packing;  // copied rows: of which `panels` only tells their format and where tiles begin
   const uint32_t* words;
   int64_t row_words;  // from one row to the next
 
@@ -138,17 +146,19 @@ struct LeftOperand {
   }
   void copy_row(const Kernels& kernels, int64_t row) const {
     const PackSource& source = packing.source;
-    const int64_t inner0 = packing.first_unit * packing.per_unit;
-    const int64_t inner = std::min(packing.units * packing.per_unit, packing.inner - inner0);
+    const PanelFormat format = packing.panels.format;
+    const int64_t inner0 = packing.first_unit * per_unit(format);
+    const int64_t inner = std::min(packing.units * per_unit(format), packing.inner - inner0);
     const float* from = static_cast<const float*>(source.data) + (packing.first_row + row) * source.stride + inner0;
-    float* const to = reinterpret_cast<float*>(packing.to) + row * row_words;
+    uint32_t* const to = packing.to + row * row_words;
+    if (format == PanelFormat::integers) return kernels.integers(to, from, source.scale, inner);
+    auto* const copy = reinterpret_cast<float*>(to);
     if (source.scale != 1) {
-      std::copy_n(from, inner, to);
-      kernels.scale(to, source.scale, inner);
-      from = to;
+      std::copy_n(from, inner, copy);
+      kernels.scale(copy, source.scale, inner);
+      from = copy;
     }
-    if (packing.panels.format == PanelFormat::rounded) kernels.round_bf16(to, from, inner);
-    std::fill(to + inner, to + row_words, 0.0f);
+    if (format == PanelFormat::rounded) kernels.round_bf16(copy, from, inner);
   }
   /// Points the kernel to the tile's rows in the block of `block_units` units from `unit` on.
   void place(GemmTile& t, int64_t tile, int64_t unit, int64_t block_units) const {
@@ -158,7 +168,7 @@ struct LeftOperand {
       t.a = words + tiles.offset(unit, block_units, tile);
       t.a_row = 1, t.a_step = t.rows;
     } else {
-      t.a = words + tiles.start(tile) * row_words + unit * tiles.unit_size();
+      t.a = words + tiles.start(tile) * row_words + tiles.words(unit);
       t.a_row = row_words, t.a_step = 1;
     }
   }
@@ -166,82 +176,93 @@ struct LeftOperand {
 
 }  // namespace
 
-int64_t CpuBackend::inner_units(int64_t inner, bool bf16) const {
-  return bf16 ? round_up(ceil_div(inner, 2), kernels_.bf16_group) : inner;
+PanelFormat CpuBackend::left_format(bool bf16, bool packed) const {
+  if (!bf16) return PanelFormat::f32;
+  return packed && kernels_.bf16_weight == PanelFormat::integers ? PanelFormat::integers : kernels_.bf16_left;
 }
 
-int64_t CpuBackend::packed_units(int64_t rows, int64_t cols, bool bf16) const {
-  return round_up(rows, kernels_.gemm_columns[bf16]) * inner_units(cols, bf16);
+int64_t CpuBackend::inner_units(int64_t inner, PanelFormat left) const {
+  switch (arithmetic_of(left)) {
+    case Arithmetic::fp32: return inner;
+    case Arithmetic::bf16: return round_up(ceil_div(inner, 2), kernels_.bf16_group);
+    case Arithmetic::integers: return round_up(ceil_div(inner, 2), kIntegerGroupUnits);
+  }
+  return inner;
+}
+
+int CpuBackend::columns(PanelFormat left) const { return kernels_.gemm_columns[static_cast<int>(arithmetic_of(left))]; }
+
+int64_t CpuBackend::packed_words(int64_t rows, int64_t cols, bool bf16) const {
+  const PanelFormat left = left_format(bf16, true);
+  return round_up(rows, columns(left)) * words_of(left, inner_units(cols, left));
 }
 
 void CpuBackend::pack_weight(CpuWeight& w) {
   const bool bf16 = w.dtype == DType::bf16;
-  const int64_t per_unit = bf16 ? 2 : 1, units = inner_units(w.cols, bf16), width = kernels_.gemm_columns[bf16];
-  const int64_t block = inner_block(units, kernels_, bf16);
+  const PanelFormat left = left_format(bf16, true);
+  const int64_t units = inner_units(w.cols, left), width = columns(left), block = inner_block(units, left);
   const PackSource source{w.row_major.view().data, w.cols, w.row_major.view().dtype == DType::bf16, true, 1};
-  const Panels panels{bf16 ? PanelFormat::pairs : PanelFormat::f32, w.rows, ceil_div(w.rows, width), width};
-  const Packing packing{source, panels,  w.packed.view().as<uint32_t>(), 0, 0, units, block, w.cols, per_unit};
+  const PanelFormat format = bf16 ? kernels_.bf16_weight : PanelFormat::f32;
+  const Panels panels{format, w.rows, ceil_div(w.rows, width), width};
+  const Packing packing{source, panels, w.packed.view().as<uint32_t>(), 0, 0, units, block, w.cols};
   pool_.run(packing.tasks(), [&](int64_t task, int) { packing.run(kernels_, task); });
 }
 
 void CpuBackend::multiply(const Product& x) {
   require(x.k > 0, "matrix product: the inner dimension must not be empty");
   if (x.m == 0 || x.n == 0) return;
+  const PanelFormat format = left_format(x.bf16, x.b.packed);
   const int64_t units =
-      x.groups.empty() ? inner_units(x.k, x.bf16) : static_cast<int64_t>(x.groups.size()) * kGroupUnits;
-  const int64_t block = inner_block(units, kernels_, x.bf16);
+      x.groups.empty() ? inner_units(x.k, format) : static_cast<int64_t>(x.groups.size()) * kTileGroupUnits;
+  const int64_t block = inner_block(units, format);
   // Rounds: at most kRightUnits of B where it has to be packed, at most kLeftUnits of A.
   int64_t span = std::min(units, std::max(block, kLeftUnits / 128 / block * block));
   if (!x.b.packed) {
-    const int64_t words = round_up(x.n, kernels_.gemm_columns[x.bf16]) * block * (x.bf16 && kernels_.widen ? 2 : 1);
-    span = std::min(span, std::max<int64_t>(1, kRightUnits / words) * block);
+    span = std::min(span, std::max<int64_t>(1, kRightUnits / (round_up(x.n, columns(format)) * block)) * block);
   }
   const int64_t rows = std::max<int64_t>(1, kLeftUnits / (span * 128)) * 128;
   for (int64_t u = 0; u < units; u += span) {
     for (int64_t r = 0; r < x.m; r += rows) {
-      multiply_block(x, r, std::min(rows, x.m - r), u, std::min(span, units - u), block);
+      multiply_block(x, format, r, std::min(rows, x.m - r), u, std::min(span, units - u), block);
     }
   }
 }
 
-void CpuBackend::multiply_block(const Product& x, int64_t row0, int64_t rows, int64_t unit0, int64_t units,
-                                int64_t block) {
-  const int64_t per_unit = x.bf16 ? 2 : 1, height = kernels_.gemm_rows[x.bf16], width = kernels_.gemm_columns[x.bf16];
-  // Where the fp32 kernel multiplies rounded numbers, what is packed on the way is packed widened.
-  const bool rounded = x.bf16 && kernels_.widen;
-  const PanelFormat left_format = x.bf16 ? kernels_.bf16_left : PanelFormat::f32;
-  const PanelFormat right_format = !x.bf16                  ? PanelFormat::f32
-                                   : rounded && !x.b.packed ? PanelFormat::rounded
-                                                            : PanelFormat::pairs;
-  const Panels tiles{left_format, rows, ceil_div(rows, height), left_format == PanelFormat::tiles ? height : 0};
+void CpuBackend::multiply_block(const Product& x, PanelFormat format, int64_t row0, int64_t rows, int64_t unit0,
+                                int64_t units, int64_t block) {
+  const auto arithmetic = static_cast<size_t>(arithmetic_of(format));
+  const int64_t height = kernels_.gemm_rows[arithmetic], width = columns(format);
+  const PanelFormat right_format = format == PanelFormat::tiles ? PanelFormat::pairs : format;
+  const Panels tiles{format, rows, ceil_div(rows, height), format == PanelFormat::tiles ? height : 0};
   const Panels panels{right_format, x.n, ceil_div(x.n, width), width};
 
   const auto words = [](float* p) { return reinterpret_cast<uint32_t*>(p); };
   using Form = LeftOperand::Form;
-  const Form form = !x.a.inner_contiguous || (x.bf16 && !rounded) ? Form::panels
-                    : x.bf16 || x.a.scale != 1                    ? Form::copied_rows
-                                                                  : Form::in_place;
+  const bool integers = format == PanelFormat::integers;
+  const bool in_pairs = format == PanelFormat::pairs || format == PanelFormat::tiles;
+  const Form form = !x.a.inner_contiguous || in_pairs              ? Form::panels
+                    : format != PanelFormat::f32 || x.a.scale != 1 ? Form::copied_rows
+                                                                   : Form::in_place;
   const bool in_place = form == Form::in_place;
-  const int64_t left_words = tiles.padded_rows() * units * tiles.unit_size();
-  uint32_t* const to_left = in_place ? nullptr : words(left_panels_.get(*this, left_words));
+  uint32_t* const to_left = in_place ? nullptr : words(left_panels_.get(*this, tiles.padded_rows() * tiles.words(units)));
   const LeftOperand left{
       form,
-      {x.a, tiles, to_left, row0, unit0, units, block, x.k, per_unit, x.groups},
+      {x.a, tiles, to_left, row0, unit0, units, block, x.k, x.groups},
       in_place ? static_cast<const uint32_t*>(x.a.data) + row0 * x.a.stride + unit0 : to_left,
-      in_place ? x.a.stride : units * tiles.unit_size(),
+      in_place ? x.a.stride : tiles.words(units),
   };
   const uint32_t* right = x.b.packed;  // where this round's first block begins
   if (right) {
-    right += panels.padded_rows() * unit0;
-    if (rows * units < 16384) {
+    right += panels.padded_rows() * panels.words(unit0);
+    if (rows * units < 4096) {
       for (int64_t i = 0; i < left.tasks(); i++) left.run(kernels_, i);
     } else {
       pool_.run(left.tasks(), [&](int64_t i, int) { left.run(kernels_, i); });
     }
   } else {
-    uint32_t* const to = words(right_panels_.get(*this, panels.padded_rows() * units * panels.unit_size()));
+    uint32_t* const to = words(right_panels_.get(*this, panels.padded_rows() * panels.words(units)));
     right = to;
-    const Packing pack_right{x.b.source, panels, to, 0, unit0, units, block, x.k, per_unit, x.groups};
+    const Packing pack_right{x.b.source, panels, to, 0, unit0, units, block, x.k, x.groups};
     const int64_t right_tasks = row0 == 0 ? pack_right.tasks() : 0;  // later rounds of rows find it packed
     pool_.run(right_tasks + left.tasks(), [&](int64_t i, int) {
       i < right_tasks ? pack_right.run(kernels_, i) : left.run(kernels_, i - right_tasks);
@@ -251,32 +272,35 @@ void CpuBackend::multiply_block(const Product& x, int64_t row0, int64_t rows, in
   const int64_t tile_tasks = ceil_div(tiles.count, kTilesPerTask);
   const int64_t wanted = std::max<int64_t>(1, panels.count * tile_tasks / (4 * pool_.threads()));
   const int64_t panel_tasks = ceil_div(panels.count, std::min(kPanelsPerTask, wanted));
-  const int64_t panel_lines = std::max<int64_t>(1, width * 4 / 64);  // cache lines a unit
-  pool_.run(tile_tasks * panel_tasks, [&](int64_t task, int) {
-    const int64_t i = task % tile_tasks, j = task / tile_tasks;
+  const int64_t tasks = tile_tasks * panel_tasks;
+  const auto first_panel = [&](int64_t task) { return panels.count * (task / tile_tasks) / panel_tasks; };
+  pool_.run(tasks, [&](int64_t task, int) {
+    const int64_t i = task % tile_tasks;
     const int64_t tile0 = tiles.count * i / tile_tasks, tile1 = tiles.count * (i + 1) / tile_tasks;
-    const int64_t panel0 = panels.count * j / panel_tasks, panel1 = panels.count * (j + 1) / panel_tasks;
-    // The next panel comes from memory or a farther cache the first time: its prefetch is spread over several tiles.
-    const bool spread = tile1 - tile0 >= panel_lines;
-    const bool widen = rounded && x.b.packed && tile1 - tile0 >= kWidenTiles;
-    const bool as_fp32 = !x.bf16 || widen || right_format == PanelFormat::rounded;
-    alignas(64) float widened[2 * kWidenedInnerBlock * kMaxWidenedColumns];
+    const int64_t panel0 = first_panel(task), panel1 = first_panel(task - i + tile_tasks);
     GemmTile t{};
     t.chain = x.one_chain || x.bf16 ? 0 : kChain;
     t.c_stride = x.n;
     for (int64_t u = 0; u < units; u += block) {
-      const int64_t count = std::min(block, units - u);
+      const int64_t count = std::min(block, units - u), panel_words = panels.words(count);
       const bool continues = x.accumulate || unit0 + u > 0;
-      t.units = x.bf16 && as_fp32 ? 2 * count : count;
+      t.units = count;
       t.init_stride = continues ? x.n : 0;
       for (int64_t p = panel0; p < panel1; p++) {
         const uint32_t* const panel = right + panels.offset(u, count, p);
-        if (widen) kernels_.widen(panel, count, widened);
-        t.b = widen ? static_cast<const void*>(widened) : panel;
+        t.b = panel;
         t.columns = static_cast<int>(panels.height(p));
         float* const c = x.c + row0 * x.n + p * width;
-        const bool fetch = !widen && p + 1 < panels.count;
-        const char* const following = reinterpret_cast<const char*>(panel + width * count * panels.unit_size());
+        // What this thread will probably read next comes from memory or a farther cache: the tiles share its prefetch.
+        const int64_t later = u + block, next_task = task + pool_.threads();
+        const uint32_t* const next =
+            p + 1 < panel1 ? panel + width * panel_words
+            : later < units ? right + panels.offset(later, std::min(block, units - later), panel0)
+            : next_task < tasks ? right + panels.offset(0, std::min(block, units), first_panel(next_task))
+                                : nullptr;
+        const int64_t lines = ceil_div(width * panel_words, 16), steps = integers ? count / kIntegerGroupUnits : count;
+        const int64_t share = ceil_div(lines, steps * (tile1 - tile0));
+        t.prefetch_lines = static_cast<int>(integers || share == 1 ? share : ceil_div(lines, steps));
         for (int64_t tile = tile0; tile < tile1; tile++) {
           const int64_t pass = tile - tile0, r = tiles.start(tile);
           left.place(t, tile, u, count);
@@ -285,10 +309,9 @@ void CpuBackend::multiply_block(const Product& x, int64_t row0, int64_t rows, in
           t.next_c = tile + 1 < tile1 ? t.c + t.rows * x.n
                      : p + 1 < panel1 ? c + tiles.start(tile0) * x.n + width
                                       : nullptr;
-          t.prefetch =
-              fetch && pass < (spread ? panel_lines : 1) ? following + (spread ? pass * 64 : 0) * t.units : nullptr;
-          t.prefetch_lines = static_cast<int>(spread ? 1 : panel_lines);
-          kernels_.gemm[!as_fp32][t.rows](t);
+          const int64_t line = pass * steps * t.prefetch_lines;
+          t.prefetch = next && line < lines ? reinterpret_cast<const char*>(next + line * 16) : nullptr;
+          kernels_.gemm[arithmetic][t.rows](t);
         }
       }
     }
@@ -301,14 +324,14 @@ size_t CpuBackend::left_panel_bytes(int64_t rows, int64_t cols) const {
     const int64_t most = std::max(rows * cols, 8 * round_up(rows, kMaxGemmRows) * round_up(cols, kMaxGemmRows));
     return static_cast<size_t>(std::min(kLeftUnits, most)) * 4;
   }
-  // One round; where bf16 is widened a unit takes two words, but there are half as many units.
-  return static_cast<size_t>(2 * std::min(kLeftUnits, rows * cols)) * 4;
+  // One round. Integers take 33 words for 64 inner indices or fewer.
+  const int64_t integers = rows * words_of(PanelFormat::integers, inner_units(cols, PanelFormat::integers));
+  return static_cast<size_t>(std::min(words_of(PanelFormat::integers, kLeftUnits), std::max(rows * cols, integers))) * 4;
 }
 
 size_t CpuBackend::product_scratch_bytes(int64_t rows, int64_t widest) const {
-  const int64_t padded =
-      std::max(round_up(widest, kernels_.gemm_columns[0]), round_up(widest, kernels_.gemm_columns[1]));
-  const int64_t inner = kernels_.bf16_group == 1 ? std::max(rows, widest) : std::max(8 * rows, widest) + kGroupUnits;
+  const int64_t padded = round_up(widest, std::max(columns(PanelFormat::f32), columns(kernels_.bf16_left)));
+  const int64_t inner = kernels_.bf16_group == 1 ? std::max(rows, widest) : std::max(8 * rows, widest) + kTileGroupUnits;
   const int64_t right = std::max(std::min(kRightUnits, padded * inner), padded * kInnerBlock);
   return left_panel_bytes(std::max(rows, widest), widest) + static_cast<size_t>(right) * 4;
 }

@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "../harness.h"
+#include "../integer_groups.h"
 
 namespace act::test {
 namespace {
@@ -47,7 +48,8 @@ struct LinearCase final : Case {
     if (with_bias) b.bias_backward(dbias, dy);
     return {dx.read("dx"), dw.read("dw"), dbias.read("dbias")};
   }
-  // A chain of n products and sums in fp32: at most 2 n roundings, each of at most u times the sum of magnitudes.
+  // A chain of n products and sums in fp32: at most 2 n roundings, each of at most u times the sum of magnitudes; and
+  // what bf16 loses where it is multiplied as integers.
   Tensors bounds(Backend& reference, const Tensors& in, const Tensors& seeds) const override {
     Tensors positive, positive_seeds;
     for (const Tensor& t : in) positive.push_back(absolute(t));
@@ -59,7 +61,27 @@ struct LinearCase final : Case {
     for (size_t i = 0; i < all.size(); i++) {
       for (float& x : all[i].values) x = static_cast<float>(x * 2 * (terms[i] + 4) * kRoundoff);
     }
+    if (dtype == DType::bf16) add_integers(all[0], in[0], in[1]);
     return all;
+  }
+  void add_integers(Tensor& bound, const Tensor& x, const Tensor& w) const {
+    const auto row = [](const Tensor& t, int64_t r) {
+      return std::span(t.values).subspan(static_cast<size_t>(r * t.cols), static_cast<size_t>(t.cols));
+    };
+    const auto exact = [](float number) { return static_cast<double>(bf16_to_float(float_to_bf16(number))); };
+    for (int64_t t = 0; t < m; t++) {
+      const std::vector<IntegerGroup> left = integer_groups(row(x, t), scale, false);
+      for (int64_t c = 0; c < n; c++) {
+        const std::vector<IntegerGroup> right = integer_groups(row(w, c), 1, true);
+        double lost = 0;
+        for (size_t i = 0; i < static_cast<size_t>(k); i++) {
+          const IntegerGroup &a = left[i / 64], &b = right[i / 64];
+          const double got = static_cast<double>(a.numbers[i % 64] * b.numbers[i % 64]) * a.scale * b.scale;
+          lost += std::fabs(got - exact(row(x, t)[i] * scale) * exact(row(w, c)[i]));
+        }
+        bound.values[static_cast<size_t>(t * n + c)] += static_cast<float>(lost);
+      }
+    }
   }
 };
 

@@ -1,6 +1,7 @@
-// The micro-kernel of every matrix product: a tile of C stays in registers while one chain of fused multiply-adds per
+// The micro-kernels of every matrix product: a tile of C stays in registers while one chain of fused multiply-adds per
 // element walks the inner index in ascending order. That order is the contract (ops.h): one chain from C's present
-// value on, or chains of `chain` units from zero, each added to C when it is complete.
+// value on, or chains of `chain` units from zero, each added to C when it is complete. Where bf16 is multiplied as
+// integers, the links of the one chain are exact sums of 64 products.
 #include "fill.h"
 
 namespace act::cpu::ACT_ISA {
@@ -65,42 +66,48 @@ ACT_INLINE void run_chain(Accumulators<R>& acc, int64_t units, const float*& a, 
         for (int j = 0; j < kVectors; j++) acc.c[i][j] = _mm512_dpbf16_ps(acc.c[i][j], (__m512bh)x, (__m512bh)y[j]);
       }
       a += a_step;
-#else
-      vf y[kVectors];
-#pragma GCC unroll 3
-      for (int j = 0; j < kVectors; j++) y[j] = (vf)(load_bits(b + j * kWidth) << 16);
-      step<R>(acc, a, a_row, y);
-#pragma GCC unroll 3
-      for (int j = 0; j < kVectors; j++) y[j] = (vf)(load_bits(b + j * kWidth) & 0xffff0000u);
-      step<R>(acc, a + a_step, a_row, y);
-      a += 2 * a_step;
 #endif
     }
   }
 }
 
+/// Where a tile's sums begin and end: C, or at its right edge a copy as wide as the panel, which finish() writes back.
+template <int R>
+struct Target {
+  const float* init;
+  int64_t init_stride;
+  float* c;
+  int64_t c_stride;
+  float edge[R * kColumns];
+
+  explicit Target(const GemmTile& t)
+      : init(t.init), init_stride(t.init_stride), c(t.c), c_stride(t.c_stride) {
+    if (t.columns < kColumns) {
+      for (int i = 0; init && i < R; i++) {
+        for (int j = 0; j < kColumns; j++) edge[i * kColumns + j] = j < t.columns ? init[i * init_stride + j] : 0;
+      }
+      if (init) init = edge;
+      c = edge;
+      init_stride = c_stride = kColumns;
+    }
+    if (t.next_c) {
+      for (int i = 0; i < R; i++) {
+        const char* row = reinterpret_cast<const char*>(t.next_c + i * t.c_stride);
+        for (int j = 0; j < kColumns * 4; j += 64) __builtin_prefetch(row + j, 1);
+      }
+    }
+  }
+  void finish(const GemmTile& t) const {
+    if (c != edge) return;
+    for (int i = 0; i < R; i++) memcpy(t.c + i * t.c_stride, edge + i * kColumns, static_cast<size_t>(t.columns) * 4);
+  }
+};
+
+constexpr int kPanelLines = kColumns * 4 >= 64 ? kColumns * 4 / 64 : 1;
+
 template <bool BF16, int R>
 void tile(const GemmTile& t) {
-  // A tile at the right edge of C is worked on in a copy as wide as the panel.
-  float edge[R * kColumns];
-  const float* init = t.init;
-  int64_t init_stride = t.init_stride, c_stride = t.c_stride;
-  float* c = t.c;
-  const bool narrow = t.columns < kColumns;
-  if (narrow) {
-    for (int i = 0; init && i < R; i++) {
-      for (int j = 0; j < kColumns; j++) edge[i * kColumns + j] = j < t.columns ? init[i * init_stride + j] : 0;
-    }
-    if (init) init = edge;
-    c = edge;
-    init_stride = c_stride = kColumns;
-  }
-  if (t.next_c) {
-    for (int i = 0; i < R; i++) {
-      const char* row = reinterpret_cast<const char*>(t.next_c + i * t.c_stride);
-      for (int j = 0; j < kColumns * 4; j += 64) __builtin_prefetch(row + j, 1);
-    }
-  }
+  Target<R> to(t);
   const float *a = static_cast<const float*>(t.a), *b = static_cast<const float*>(t.b);
   const char* prefetch = t.prefetch;
   const bool one = t.chain == 0;  // chain, from init on; else each starts from zero and is added
@@ -110,7 +117,9 @@ void tile(const GemmTile& t) {
 #pragma GCC unroll 8
     for (int i = 0; i < R; i++) {
 #pragma GCC unroll 3
-      for (int j = 0; j < kVectors; j++) acc.c[i][j] = one && init ? load(init + i * init_stride + j * kWidth) : zero();
+      for (int j = 0; j < kVectors; j++) {
+        acc.c[i][j] = one && to.init ? load(to.init + i * to.init_stride + j * kWidth) : zero();
+      }
     }
     const int64_t units = left < length ? left : length;
     if (!prefetch) {
@@ -118,24 +127,99 @@ void tile(const GemmTile& t) {
     } else if (t.prefetch_lines == 1) {
       run_chain<BF16, R, 1>(acc, units, a, t.a_row, t.a_step, b, prefetch);
     } else {
-      run_chain<BF16, R, kColumns * 4 >= 64 ? kColumns * 4 / 64 : 1>(acc, units, a, t.a_row, t.a_step, b, prefetch);
+      run_chain<BF16, R, kPanelLines>(acc, units, a, t.a_row, t.a_step, b, prefetch);
     }
-    const bool add = !one && init;
+    const bool add = !one && to.init;
 #pragma GCC unroll 8
     for (int i = 0; i < R; i++) {
 #pragma GCC unroll 3
       for (int j = 0; j < kVectors; j++) {
-        const vf sum = add ? load(init + i * init_stride + j * kWidth) + acc.c[i][j] : acc.c[i][j];
-        store(c + i * c_stride + j * kWidth, sum);
+        const vf before = add ? load(to.init + i * to.init_stride + j * kWidth) : zero();
+        store(to.c + i * to.c_stride + j * kWidth, add ? before + acc.c[i][j] : acc.c[i][j]);
       }
     }
-    init = c;
-    init_stride = c_stride;
+    to.init = to.c;
+    to.init_stride = to.c_stride;
   }
-  if (narrow) {
-    for (int i = 0; i < R; i++) memcpy(t.c + i * t.c_stride, edge + i * kColumns, static_cast<size_t>(t.columns) * 4);
+  to.finish(t);
+}
+
+#if !defined(__AVX512BF16__)
+/// sum += x_low * y_low + x_high * y_high of the 16-bit halves of every lane.
+ACT_INLINE void add_products(vi& sum, vu x, vu y) {
+#if defined(__AVX512F__)
+  sum += (vi)_mm512_madd_epi16((__m512i)x, (__m512i)y);
+#elif defined(__AVX2__)
+  // GCC would gather the additions of several rows behind their products and run out of registers.
+  asm("vpaddd %1, %0, %0" : "+x"(sum) : "x"(_mm256_madd_epi16((__m256i)x, (__m256i)y)));
+#elif defined(__SSE2__)
+  sum += (vi)_mm_madd_epi16((__m128i)x, (__m128i)y);
+#else
+  const vi a = (vi)x, b = (vi)y;
+  sum += (a << 16 >> 16) * (b << 16 >> 16) + (a >> 16) * (b >> 16);
+#endif
+}
+
+/// One group of units: its exact sums, times both scales, join the chains in `sums`.
+template <int R>
+ACT_INLINE void add_group(float* sums, const uint32_t* a, int64_t a_row, const uint32_t* b) {
+  vi s[R][kVectors];
+#pragma GCC unroll 8
+  for (int i = 0; i < R; i++) {
+#pragma GCC unroll 3
+    for (int j = 0; j < kVectors; j++) s[i][j] = vi{};
+  }
+#pragma GCC unroll 1
+  for (int u = 0; u < kIntegerGroupUnits; u++) {
+    vu y[kVectors];
+#pragma GCC unroll 3
+    for (int j = 0; j < kVectors; j++) y[j] = load_bits(b + u * kColumns + j * kWidth);
+#pragma GCC unroll 8
+    for (int i = 0; i < R; i++) {
+      const vu x = broadcast_bits(a[i * a_row + u]);
+#pragma GCC unroll 3
+      for (int j = 0; j < kVectors; j++) add_products(s[i][j], x, y[j]);
+    }
+  }
+  vf scale[kVectors];
+#pragma GCC unroll 3
+  for (int j = 0; j < kVectors; j++) scale[j] = (vf)load_bits(b + kIntegerGroupUnits * kColumns + j * kWidth);
+#pragma GCC unroll 8
+  for (int i = 0; i < R; i++) {
+    const vf row_scale = (vf)broadcast_bits(a[i * a_row + kIntegerGroupUnits]);
+#pragma GCC unroll 3
+    for (int j = 0; j < kVectors; j++) {
+      float* const at = sums + i * kColumns + j * kWidth;
+      store(at, fma(__builtin_convertvector(s[i][j], vf) * row_scale, scale[j], load(at)));
+    }
   }
 }
+
+template <int R>
+void integer_tile(const GemmTile& t) {
+  Target<R> to(t);
+  alignas(64) float sums[R * kColumns];
+#pragma GCC unroll 8
+  for (int i = 0; i < R; i++) {
+#pragma GCC unroll 3
+    for (int j = 0; j < kVectors; j++) {
+      store(sums + i * kColumns + j * kWidth, to.init ? load(to.init + i * to.init_stride + j * kWidth) : zero());
+    }
+  }
+  const uint32_t *a = static_cast<const uint32_t*>(t.a), *b = static_cast<const uint32_t*>(t.b);
+  const char* prefetch = t.prefetch;
+  for (int64_t u = 0; u < t.units; u += kIntegerGroupUnits, a += kIntegerGroupWords, b += kIntegerGroupWords * kColumns) {
+    for (int i = 0; prefetch && i < t.prefetch_lines; i++, prefetch += 64) __builtin_prefetch(prefetch, 0, 2);
+    add_group<R>(sums, a, t.a_row, b);
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < R; i++) {
+#pragma GCC unroll 3
+    for (int j = 0; j < kVectors; j++) store(to.c + i * to.c_stride + j * kWidth, load(sums + i * kColumns + j * kWidth));
+  }
+  to.finish(t);
+}
+#endif
 
 #if defined(__AMX_BF16__)
 constexpr int kAmxRows = 32, kAmxColumns = 32;
@@ -235,49 +319,42 @@ void amx_tile(const GemmTile& t) {
 }
 #endif
 
+/// The kernels of R rows and more, those of fp32 arithmetic and of the one that bf16 takes.
+template <int R>
+void fill_rows(Kernels& k) {
+  k.gemm[static_cast<int>(Arithmetic::fp32)][R] = tile<false, R>;
 #if !defined(__AVX512BF16__)
-/// Pairs of bf16 as an fp32 product reads them: of every unit the lower indices, then the upper ones.
-void widen(const uint32_t* pairs, int64_t units, float* out) {
-  for (int64_t u = 0; u < units; u++, pairs += kColumns, out += 2 * kColumns) {
-    for (int j = 0; j < kColumns; j += kWidth) {
-      const vu y = load_bits(pairs + j);
-      store(out + j, (vf)(y << 16));
-      store(out + kColumns + j, (vf)(y & 0xffff0000u));
-    }
-  }
-}
+  k.gemm[static_cast<int>(Arithmetic::integers)][R] = integer_tile<R>;
+#elif !defined(__AMX_BF16__)
+  k.gemm[static_cast<int>(Arithmetic::bf16)][R] = tile<true, R>;
 #endif
-
-template <bool BF16, int R>
-void fill_row(Kernels& k) {
-  k.gemm[BF16][R] = tile<BF16, R>;
-  if constexpr (R < kRows) fill_row<BF16, R + 1>(k);
+  if constexpr (R < kRows) fill_rows<R + 1>(k);
 }
 
 }  // namespace
 
 void fill_gemm(Kernels& k) {
-  k.gemm_rows[0] = kRows;
-  k.gemm_columns[0] = kColumns;
-  fill_row<false, 1>(k);
-#if defined(__AMX_BF16__)
-  k.gemm_rows[1] = kAmxRows;
-  k.gemm_columns[1] = kAmxColumns;
-  k.bf16_group = 16;
-  k.bf16_left = PanelFormat::tiles;
-  for (int rows = 1; rows <= 16; rows++) k.gemm[1][rows] = amx_tile<1>;
-  for (int rows = 17; rows <= kAmxRows; rows++) k.gemm[1][rows] = amx_tile<2>;
-#else
-  k.gemm_rows[1] = kRows;
-  k.gemm_columns[1] = kColumns;
+  for (int i = 0; i < 3; i++) {
+    k.gemm_rows[i] = kRows;
+    k.gemm_columns[i] = kColumns;
+  }
+  fill_rows<1>(k);
   k.bf16_group = 1;
-#if defined(__AVX512BF16__)
+#if defined(__AMX_BF16__)
+  constexpr int kTiles = static_cast<int>(Arithmetic::bf16);
+  k.gemm_rows[kTiles] = kAmxRows;
+  k.gemm_columns[kTiles] = kAmxColumns;
+  k.bf16_group = kTileGroupUnits;
+  k.bf16_left = PanelFormat::tiles;
+  k.bf16_weight = PanelFormat::pairs;
+  for (int rows = 1; rows <= 16; rows++) k.gemm[kTiles][rows] = amx_tile<1>;
+  for (int rows = 17; rows <= kAmxRows; rows++) k.gemm[kTiles][rows] = amx_tile<2>;
+#elif defined(__AVX512BF16__)
   k.bf16_left = PanelFormat::pairs;
+  k.bf16_weight = PanelFormat::pairs;
 #else
   k.bf16_left = PanelFormat::rounded;
-  k.widen = widen;
-#endif
-  fill_row<true, 1>(k);
+  k.bf16_weight = PanelFormat::integers;
 #endif
 }
 

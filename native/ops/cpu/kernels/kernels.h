@@ -9,7 +9,7 @@
 namespace act::cpu {
 
 /// One tile of a matrix product: c[rows x columns] = init + A B over `units` inner steps.
-/// A unit is one inner index of an fp32 product, or an ascending pair of them of a bf16 product.
+/// A unit is one inner index of an fp32 product, or a pair of them where pairs of bf16 or of integers are multiplied.
 struct GemmTile {
   int rows;
   int64_t units;
@@ -24,14 +24,24 @@ struct GemmTile {
   const float* next_c;   // where the next tile will begin: brought closer; null: nothing
   int columns;           // 1..gemm_columns
   const char* prefetch;  // memory to bring closer meanwhile; null: nothing
-  int prefetch_lines;    // cache lines of it a unit: 1, or those of a unit of b
+  int prefetch_lines;    // cache lines of it a unit: 1, or those of a unit of b; of integers any number a group
 };
 using GemmKernel = void (*)(const GemmTile&);
 
-/// How a packed panel of `width` rows stores its units: width floats; width floats rounded to bf16 (two steps a unit,
-/// for processors that widen bf16); width pairs of bf16 in 32 bits, the lower index in the low half. `tiles` holds such
-/// pairs row by row: 16 units of one row, then of the next, and so on for `width` rows; then the next 16 units.
-enum class PanelFormat : uint8_t { f32, rounded, pairs, tiles };
+/// What a product's kernel multiplies.
+enum class Arithmetic : uint8_t { fp32, bf16, integers };
+
+/// How operands are stored, in 32-bit words:
+///   f32, rounded  a word a unit: the number, or the number rounded to bf16 (what fp32 arithmetic multiplies for bf16 on
+///                 processors without a bf16 dot product);
+///   pairs         a word a unit: two numbers of bf16, the lower index in the low half;
+///   tiles         such pairs row by row: 16 units of one row, then of the next, and so on for the panel's rows; then the
+///                 next 16 units;
+///   integers      33 words for a group of 32 units: numbers rounded to bf16, then to multiples of the group's scale
+///                 (at most 8160 of them), i and i + 32 of the group's 64 in the halves of a word; then the scale.
+/// A panel of `width` rows interleaves them word by word (not tiles).
+enum class PanelFormat : uint8_t { f32, rounded, pairs, tiles, integers };
+constexpr int kTileGroupUnits = 16, kIntegerGroupUnits = 32, kIntegerGroupWords = 33;
 
 /// A matrix to be packed: element (row, inner).
 struct PackSource {
@@ -63,16 +73,16 @@ struct SoftmaxStats {
 
 struct Kernels {
   const char* name;
-  int gemm_rows[2], gemm_columns[2];     // [bf16] the largest tile
-  int bf16_group;                        // units that a bf16 product adds up before they enter the chain: 1 or 16
-  PanelFormat bf16_left;                 // how bf16 products take A
-  GemmKernel gemm[2][kMaxGemmRows + 1];  // [bf16][rows]
-  /// Where A is taken `rounded`, so that both kernels run the same additions in the same order: a panel of bf16 pairs,
-  /// `units` of them, as the fp32 kernel takes it, 2 * units steps. Worth it once several tiles share a panel. Else null.
-  void (*widen)(const uint32_t* pairs, int64_t units, float* out);
+  // By Arithmetic: the largest tile, and the kernel for so many rows. A processor has either bf16 or integers.
+  int gemm_rows[3], gemm_columns[3];
+  GemmKernel gemm[3][kMaxGemmRows + 1];
+  /// How bf16 products take A: `integers` where B is a packed weight and `bf16_weight` says so, else this.
+  PanelFormat bf16_left;
+  PanelFormat bf16_weight;  // how weights of bf16 are packed: pairs or integers
+  int bf16_group;           // units of `pairs` that are added up before they enter the chain: 1 or 16
 
   /// Packs rows row0 .. row0 + rows (zeros up to `width`) and `inner` inner indices from `inner0` on (zeros up to a
-  /// whole unit, of `tiles` up to 16 units and in rows up to 16 or 32).
+  /// whole unit or group, of `tiles` in rows up to 16 or 32).
   void (*pack)(const PackSource& source, int64_t row0, int rows, int64_t inner0, int64_t inner, PanelFormat format,
                int width, void* out);
 
@@ -100,6 +110,8 @@ struct Kernels {
   void (*add)(float* y, const float* x, int64_t n);
   void (*scale)(float* y, float factor, int64_t n);
   void (*round_bf16)(float* y, const float* x, int64_t n);  // fp32 numbers rounded to bf16
+  /// factor * x as a row of PanelFormat::integers, zeros up to a whole group.
+  void (*integers)(uint32_t* y, const float* x, float factor, int64_t n);
   float (*dot)(const float* a, const float* b, int64_t n);  // 32 interleaved chains, fixed tree
   /// Returns 1 / rms.
   float (*rms_norm)(float* y, const float* x, const float* weight, float eps, int64_t n);

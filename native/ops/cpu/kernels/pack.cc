@@ -98,9 +98,7 @@ template <class E, PanelFormat F>
 void pack_inner_contiguous(const PackSource& s, int64_t row0, int rows, int64_t inner0, int64_t inner, int width,
                            uint32_t* out) {
   constexpr int kPerStep = F == PanelFormat::pairs ? 2 : 1;
-  const int64_t steps = F == PanelFormat::f32       ? inner
-                        : F == PanelFormat::rounded ? (inner + 1) / 2 * 2
-                                                    : (inner + 1) / 2;
+  const int64_t steps = (inner + kPerStep - 1) / kPerStep;
   const E* base = static_cast<const E*>(s.data) + row0 * s.stride + inner0;
   const vf scale = broadcast(s.scale);
   for (int group = 0; group < width; group += kWidth) {
@@ -162,9 +160,7 @@ template <class E, PanelFormat F>
 void pack_rows_contiguous(const PackSource& s, int64_t row0, int rows, int64_t inner0, int64_t inner, int width,
                           uint32_t* out) {
   constexpr int kPerStep = F == PanelFormat::pairs ? 2 : 1;
-  const int64_t steps = F == PanelFormat::f32       ? inner
-                        : F == PanelFormat::rounded ? (inner + 1) / 2 * 2
-                                                    : (inner + 1) / 2;
+  const int64_t steps = (inner + kPerStep - 1) / kPerStep;
   const E* base = static_cast<const E*>(s.data) + inner0 * s.stride + row0;
   const vf scale = broadcast(s.scale);
   int64_t k = 0;
@@ -255,6 +251,94 @@ void pack_tiles(const PackSource& s, int64_t row0, int rows, int64_t inner0, int
 }
 #endif
 
+#if !defined(__AVX512BF16__)
+ACT_INLINE vi larger(vi a, vi b) { return a > b ? a : b; }
+/// Combines all lanes; the result is in every lane.
+template <int S = kWidth / 2, class Combine>
+ACT_INLINE vi over_lanes(vi x, Combine combine) {
+  x = combine(x, (vi)exchange<S>((vf)x, std::make_index_sequence<kWidth>{}));
+  if constexpr (S > 1) {
+    return over_lanes<S / 2>(x, combine);
+  } else {
+    return x;
+  }
+}
+
+constexpr int kIntegerGroup = 2 * kIntegerGroupUnits;
+
+/// The n <= 64 numbers of a group as PanelFormat::integers. With m the largest magnitude and 2^e <= m < 2^(e + 1) the
+/// scale is 2^(e - 12), not below 2^-126. Numbers of bf16 have eight significant bits: those of at least 2^(e - 5) stay
+/// as they are, others are off by at most half the scale. No integer is larger than 8160, and where Bounded the sum of
+/// their magnitudes is at most (2^31 - 1) / 8160 (else the scale is doubled), so that 64 products with another group add
+/// up without overflow. Infinities and NaN make the scale NaN.
+template <bool Bounded, class E>
+ACT_INLINE void integer_group(uint32_t* out, const E* p, int64_t n, vf factor) {
+  constexpr int kHalf = kIntegerGroupUnits / kWidth;
+  E padded[kIntegerGroup] = {};
+  if (n < kIntegerGroup) {
+    for (int64_t i = 0; i < n; i++) padded[i] = p[i];
+    p = padded;
+  }
+  vu x[2 * kHalf];
+  vi most{};
+#pragma GCC unroll 16
+  for (int i = 0; i < 2 * kHalf; i++) {
+    x[i] = load_units<PanelFormat::rounded>(p + i * kWidth, factor);
+    most = larger(most, (vi)(x[i] & 0x7fffffffu));
+  }
+  constexpr int32_t kSteps = 12, kBias = 127, kNotFinite = 255, kLargest = 8160;
+  const vi top = over_lanes(most, larger) >> 23;  // the biased exponent, in every lane
+  const bool finite = top[0] != kNotFinite;
+  vi exponent = larger(top, vi{} + kSteps + 1);
+  const vf magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+  const auto whole = [&](vu number) __attribute__((always_inline)) {
+    const vf inverse = (vf)((2 * kBias + kSteps - exponent) << 23);
+    return (vu)((vf)number * inverse + magic);
+  };
+  if constexpr (Bounded) {
+    vi sum{};
+    for (int i = 0; i < 2 * kHalf; i++) {
+      const vi q = (vi)whole(x[i]) - (vi)magic;
+      sum += q < 0 ? -q : q;
+    }
+    sum = over_lanes(sum, [](vi a, vi b) __attribute__((always_inline)) { return a + b; });
+    if (finite && sum[0] > INT32_MAX / kLargest) exponent += 1;
+  }
+  const vu keep = broadcast_bits(finite ? ~0u : 0);
+#pragma GCC unroll 8
+  for (int i = 0; i < kHalf; i++) {
+    store_bits(out + i * kWidth, ((whole(x[i]) & 0xffffu) | whole(x[i + kHalf]) << 16) & keep);
+  }
+  out[kIntegerGroupUnits] = finite ? static_cast<uint32_t>(exponent[0] - kSteps) << 23 : 0x7fc00000u;
+}
+
+/// A panel of rows whose inner indices are contiguous (weights are the only operands packed so).
+template <class E>
+void pack_integers(const PackSource& s, int64_t row0, int rows, int64_t inner0, int64_t inner, int width,
+                   uint32_t* out) {
+  const vf factor = broadcast(s.scale);
+  for (int64_t k = 0; k < inner; k += kIntegerGroup, out += kIntegerGroupWords * width) {
+    const E* from = static_cast<const E*>(s.data) + row0 * s.stride + inner0 + k;
+    const int64_t n = inner - k < kIntegerGroup ? inner - k : kIntegerGroup;
+    for (int first = 0; first < width; first += kWidth) {
+      uint32_t groups[kWidth][kIntegerGroupWords] = {};
+      for (int r = 0; r < kWidth && first + r < rows; r++) {
+        integer_group<true>(groups[r], from + (first + r) * s.stride, n, factor);
+      }
+      for (int u = 0; u < kIntegerGroupWords; u++) {
+        for (int r = 0; r < kWidth; r++) out[u * width + first + r] = groups[r][u];
+      }
+    }
+  }
+}
+
+void integers(uint32_t* y, const float* x, float factor, int64_t n) {
+  for (int64_t i = 0; i < n; i += kIntegerGroup, y += kIntegerGroupWords) {
+    integer_group<false>(y, x + i, n - i < kIntegerGroup ? n - i : kIntegerGroup, broadcast(factor));
+  }
+}
+#endif
+
 template <class E, PanelFormat F>
 void pack_format(const PackSource& s, int64_t row0, int rows, int64_t inner0, int64_t inner, int width, uint32_t* out) {
   if (s.inner_contiguous) {
@@ -277,6 +361,12 @@ void pack_element(const PackSource& s, int64_t row0, int rows, int64_t inner0, i
 #else
       return;  // no table here asks for it
 #endif
+    case PanelFormat::integers:
+#if !defined(__AVX512BF16__)
+      return pack_integers<E>(s, row0, rows, inner0, inner, width, out);
+#else
+      return;
+#endif
   }
 }
 
@@ -291,6 +381,11 @@ void pack(const PackSource& s, int64_t row0, int rows, int64_t inner0, int64_t i
 
 }  // namespace
 
-void fill_pack(Kernels& k) { k.pack = pack; }
+void fill_pack(Kernels& k) {
+  k.pack = pack;
+#if !defined(__AVX512BF16__)
+  k.integers = integers;
+#endif
+}
 
 }  // namespace act::cpu::ACT_ISA
