@@ -330,7 +330,8 @@ size_t CpuBackend::left_panel_bytes(int64_t rows, int64_t cols) const {
 }
 
 size_t CpuBackend::product_scratch_bytes(int64_t rows, int64_t widest) const {
-  const int64_t padded = round_up(widest, std::max(columns(PanelFormat::f32), columns(kernels_.bf16_left)));
+  const int64_t padded =
+      std::max(round_up(widest, columns(PanelFormat::f32)), round_up(widest, columns(kernels_.bf16_left)));
   const int64_t inner = kernels_.bf16_group == 1 ? std::max(rows, widest) : std::max(8 * rows, widest) + kTileGroupUnits;
   const int64_t right = std::max(std::min(kRightUnits, padded * inner), padded * kInnerBlock);
   return left_panel_bytes(std::max(rows, widest), widest) + static_cast<size_t>(right) * 4;

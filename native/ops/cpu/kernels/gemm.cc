@@ -80,8 +80,7 @@ struct Target {
   int64_t c_stride;
   float edge[R * kColumns];
 
-  explicit Target(const GemmTile& t)
-      : init(t.init), init_stride(t.init_stride), c(t.c), c_stride(t.c_stride) {
+  explicit Target(const GemmTile& t) : init(t.init), init_stride(t.init_stride), c(t.c), c_stride(t.c_stride) {
     if (t.columns < kColumns) {
       for (int i = 0; init && i < R; i++) {
         for (int j = 0; j < kColumns; j++) edge[i * kColumns + j] = j < t.columns ? init[i * init_stride + j] : 0;
@@ -134,8 +133,8 @@ void tile(const GemmTile& t) {
     for (int i = 0; i < R; i++) {
 #pragma GCC unroll 3
       for (int j = 0; j < kVectors; j++) {
-        const vf before = add ? load(to.init + i * to.init_stride + j * kWidth) : zero();
-        store(to.c + i * to.c_stride + j * kWidth, add ? before + acc.c[i][j] : acc.c[i][j]);
+        const vf sum = add ? load(to.init + i * to.init_stride + j * kWidth) + acc.c[i][j] : acc.c[i][j];
+        store(to.c + i * to.c_stride + j * kWidth, sum);
       }
     }
     to.init = to.c;

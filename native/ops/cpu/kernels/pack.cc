@@ -274,9 +274,9 @@ constexpr int kIntegerGroup = 2 * kIntegerGroupUnits;
 template <bool Bounded, class E>
 ACT_INLINE void integer_group(uint32_t* out, const E* p, int64_t n, vf factor) {
   constexpr int kHalf = kIntegerGroupUnits / kWidth;
-  E padded[kIntegerGroup] = {};
+  E padded[kIntegerGroup];
   if (n < kIntegerGroup) {
-    for (int64_t i = 0; i < n; i++) padded[i] = p[i];
+    for (int64_t i = 0; i < kIntegerGroup; i++) padded[i] = i < n ? p[i] : E{};
     p = padded;
   }
   vu x[2 * kHalf];
