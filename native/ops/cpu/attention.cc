@@ -71,16 +71,15 @@ void CpuBackend::write_kv(KvPool& base, int layer, const Forest& forest, View k,
   require_shape(v, forest.rows, columns, "write_kv: v must be [T, Hk * d]");
   // Places do not depend on the group: keep the plan that attention will ask for.
   const AttentionPlan& plan = plan_for(pool, forest, plan_.group());
-  for_pieces(forest.rows, 32, [&](int64_t first, int64_t count) {
-    for (int h = 0; h < pool.kv_heads; h++) {
-      float* const pages = pool.pages_of(layer, h);
-      for (int64_t t = first; t < first + count; t++) {
-        const KeyPlace& place = plan.places[static_cast<size_t>(t)];
-        float* page = pages + forest.pages[static_cast<size_t>(place.page_index)] * pool.page_floats;
-        const float* key = k.as<float>() + t * columns + h * d;
-        for (int64_t i = 0; i < d; i++) page[i * kPageKeys + place.lane] = key[i];
-        std::copy_n(v.as<float>() + t * columns + h * d, d, page + pool.values_at() + place.lane * pool.padded_dim);
-      }
+  constexpr int64_t kVectorsPerTask = 16;  // of keys and as many of values
+  for_pieces(pool.kv_heads * forest.rows, kVectorsPerTask, [&](int64_t first, int64_t count) {
+    for (int64_t i = first; i < first + count; i++) {
+      const int64_t h = i / forest.rows, t = i % forest.rows, from = t * columns + h * d;
+      const KeyPlace& place = plan.places[static_cast<size_t>(t)];
+      float* const page = pool.pages_of(layer, static_cast<int>(h)) +
+                          forest.pages[static_cast<size_t>(place.page_index)] * pool.page_floats;
+      for (int64_t c = 0; c < d; c++) page[c * kPageKeys + place.lane] = k.as<float>()[from + c];
+      std::copy_n(v.as<float>() + from, d, page + pool.values_at() + place.lane * pool.padded_dim);
     }
   });
 }

@@ -128,14 +128,20 @@ class CpuBackend final : public HostBackend {
   size_t rope_bytes(int64_t positions, int head_dim) const override;
 
  private:
-  /// Calls body(first, count) on pieces of [0, n), on the caller alone where the work is small.
+  /// Calls body(first, count) on pieces of [0, n), of `piece` at most and as many for every thread; on the caller alone
+  /// where one is enough.
   template <class Body>
   void for_pieces(int64_t n, int64_t piece, Body body) {
     if (n <= piece) {
       if (n > 0) body(int64_t{0}, n);
       return;
     }
-    pool_.run((n + piece - 1) / piece, [&](int64_t i, int) { body(i * piece, std::min(piece, n - i * piece)); });
+    const int64_t threads = pool_.threads(), needed = (n + piece - 1) / piece;
+    const int64_t pieces = std::min(n, (needed + threads - 1) / threads * threads);
+    pool_.run(pieces, [&](int64_t i, int) {
+      const int64_t first = n * i / pieces;
+      body(first, n * (i + 1) / pieces - first);
+    });
   }
   void pack_weight(CpuWeight& w);
   /// The format of a product's left operand, which tells the right one's and the kernel; packed: B is a weight's panels.

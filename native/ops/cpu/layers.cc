@@ -9,7 +9,7 @@
 namespace act::cpu {
 namespace {
 
-constexpr int64_t kElementsPerTask = 16384;
+constexpr int64_t kElementsPerTask = 8192;
 constexpr int64_t kColumnsPerTask = 128;
 constexpr int64_t kPositionsPerBlock = 256;
 /// Elements per block of a sum over a whole parameter; part of its fixed order.
@@ -171,9 +171,13 @@ void CpuBackend::scale(View y, float factor) {
 }
 
 double CpuBackend::sum_of_squares(View x) {
-  std::vector<double> sums(static_cast<size_t>((x.size() + kSumBlock - 1) / kSumBlock));
-  for_pieces(x.size(), kSumBlock, [&](int64_t first, int64_t count) {
-    sums[static_cast<size_t>(first / kSumBlock)] = kernels_.sum_of_squares(x.as<float>() + first, count);
+  const int64_t blocks = (x.size() + kSumBlock - 1) / kSumBlock;
+  std::vector<double> sums(static_cast<size_t>(blocks));
+  for_pieces(blocks, 1, [&](int64_t first, int64_t count) {
+    for (int64_t b = first; b < first + count; b++) {
+      sums[static_cast<size_t>(b)] = kernels_.sum_of_squares(x.as<float>() + b * kSumBlock,
+                                                             std::min(kSumBlock, x.size() - b * kSumBlock));
+    }
   });
   double total = 0;
   for (const double sum : sums) total += sum;

@@ -123,8 +123,8 @@ struct Packing {
   }
 };
 
-/// The left operand of a round. Rows of fp32 or integers need no panels: the kernel reads them in place, or copies of
-/// them that are scaled, rounded or made integers.
+/// The left operand of a round. Rows need no panels, but for tiles: the kernel reads them in place, or copies of them
+/// that are scaled, rounded or made pairs or integers.
 struct LeftOperand {
   enum class Form : uint8_t { in_place, copied_rows, panels } form;
   Packing packing;  // copied rows: of which `panels` only tells their format and where tiles begin
@@ -151,7 +151,7 @@ struct LeftOperand {
     const int64_t inner = std::min(packing.units * per_unit(format), packing.inner - inner0);
     const float* from = static_cast<const float*>(source.data) + (packing.first_row + row) * source.stride + inner0;
     uint32_t* const to = packing.to + row * row_words;
-    if (format == PanelFormat::integers) return kernels.integers(to, from, source.scale, inner);
+    if (arithmetic_of(format) != Arithmetic::fp32) return kernels.bf16_row(to, from, source.scale, inner);
     auto* const copy = reinterpret_cast<float*>(to);
     if (source.scale != 1) {
       std::copy_n(from, inner, copy);
@@ -239,10 +239,9 @@ void CpuBackend::multiply_block(const Product& x, PanelFormat format, int64_t ro
   const auto words = [](float* p) { return reinterpret_cast<uint32_t*>(p); };
   using Form = LeftOperand::Form;
   const bool integers = format == PanelFormat::integers;
-  const bool in_pairs = format == PanelFormat::pairs || format == PanelFormat::tiles;
-  const Form form = !x.a.inner_contiguous || in_pairs              ? Form::panels
-                    : format != PanelFormat::f32 || x.a.scale != 1 ? Form::copied_rows
-                                                                   : Form::in_place;
+  const Form form = !x.a.inner_contiguous || format == PanelFormat::tiles ? Form::panels
+                    : format != PanelFormat::f32 || x.a.scale != 1        ? Form::copied_rows
+                                                                          : Form::in_place;
   const bool in_place = form == Form::in_place;
   uint32_t* const to_left = in_place ? nullptr : words(left_panels_.get(*this, tiles.padded_rows() * tiles.words(units)));
   const LeftOperand left{

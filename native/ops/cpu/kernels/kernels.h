@@ -110,8 +110,8 @@ struct Kernels {
   void (*add)(float* y, const float* x, int64_t n);
   void (*scale)(float* y, float factor, int64_t n);
   void (*round_bf16)(float* y, const float* x, int64_t n);  // fp32 numbers rounded to bf16
-  /// factor * x as a row of PanelFormat::integers, zeros up to a whole group.
-  void (*integers)(uint32_t* y, const float* x, float factor, int64_t n);
+  /// factor * x as a row of the format bf16_weight, zeros up to a whole unit or group.
+  void (*bf16_row)(uint32_t* y, const float* x, float factor, int64_t n);
   float (*dot)(const float* a, const float* b, int64_t n);  // 32 interleaved chains, fixed tree
   /// Returns 1 / rms.
   float (*rms_norm)(float* y, const float* x, const float* weight, float eps, int64_t n);

@@ -332,10 +332,21 @@ void pack_integers(const PackSource& s, int64_t row0, int rows, int64_t inner0, 
   }
 }
 
-void integers(uint32_t* y, const float* x, float factor, int64_t n) {
+void bf16_row(uint32_t* y, const float* x, float factor, int64_t n) {
   for (int64_t i = 0; i < n; i += kIntegerGroup, y += kIntegerGroupWords) {
     integer_group<false>(y, x + i, n - i < kIntegerGroup ? n - i : kIntegerGroup, broadcast(factor));
   }
+}
+#else
+void bf16_row(uint32_t* y, const float* x, float factor, int64_t n) {
+  const vf scale = broadcast(factor);
+  int64_t i = 0;
+  for (; i + 2 * kWidth <= n; i += 2 * kWidth) store_bits(y + i / 2, load_units<PanelFormat::pairs>(x + i, scale));
+  if (i == n) return;
+  float rest[2 * kWidth] = {};
+  memcpy(rest, x + i, static_cast<size_t>(n - i) * 4);
+  const vu pairs = load_units<PanelFormat::pairs>(rest, scale);
+  memcpy(y + i / 2, &pairs, static_cast<size_t>(n - i + 1) / 2 * 4);
 }
 #endif
 
@@ -383,9 +394,7 @@ void pack(const PackSource& s, int64_t row0, int rows, int64_t inner0, int64_t i
 
 void fill_pack(Kernels& k) {
   k.pack = pack;
-#if !defined(__AVX512BF16__)
-  k.integers = integers;
-#endif
+  k.bf16_row = bf16_row;
 }
 
 }  // namespace act::cpu::ACT_ISA
