@@ -100,7 +100,7 @@ MemoryPlan plan_memory(const Backend& backend, const EngineSizes& sizes) {
   plan.host = model.host;
   plan.cache = trainer.pool + static_cast<size_t>(c.layers) *
                                   static_cast<size_t>(cache_pages(sizes) + padding_pages(backend)) *
-                                  backend.kv_page_bytes(c.kv_heads, c.head_dim);
+                                  backend.kv_page_bytes(c.kv_heads, c.head_dim, backend.cache_dtype(sizes.dtype));
   plan.activations = model.workspace + trainer.tape;
   // Final hidden states of distinct rows, and of every draw.
   const size_t sampler_hidden =

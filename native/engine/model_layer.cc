@@ -12,13 +12,30 @@ View by_head(View x, int head_dim) { return {x.data, x.size() / head_dim, head_d
 
 View bias_of(const Projection& p) { return p.bias ? p.bias->vector.view() : View{}; }
 
-/// y = projection(x).
-void project(const LayerContext& c, const Projection& p, View y, bool accumulate, View x) {
-  c.backend.linear(y, accumulate, x, *p.weight->matrix, bias_of(p));
+/// y += the adapter's part of projection(x).
+void add_adapter(const LayerContext& c, const Projection& p, View y, View x) {
   if (!p.lora_a || !c.adapters) return;
   const View low = first_rows(c.work.low_rank, x.rows);
   c.backend.linear(low, false, x, *p.lora_a->matrix, View{});
   c.backend.linear(y, true, low, *p.lora_b->matrix, View{}, c.lora_scale);
+}
+
+/// y += projection(x).
+void add_projection(const LayerContext& c, const Projection& p, View y, View x) {
+  c.backend.linear(y, true, x, *p.weight->matrix, bias_of(p));
+  add_adapter(c, p, y, x);
+}
+
+struct ProjectionOutput {
+  const Projection& projection;
+  View y;
+};
+/// y = projection(x) of every output.
+void project(const LayerContext& c, std::initializer_list<ProjectionOutput> outputs, View x) {
+  std::vector<LinearOutput> products;
+  for (const auto& [p, y] : outputs) products.push_back({y, *p.weight->matrix, bias_of(p)});
+  c.backend.linears(products, x);
+  for (const auto& [p, y] : outputs) add_adapter(c, p, y, x);
 }
 
 /// dx (+)= d(projection)^T dy, and the gradients of the projection's parameters. x is the projection's input.
@@ -68,9 +85,7 @@ void attention_forward(const LayerContext& c, const LayerParameters& p, const La
   const View normed = first_rows(c.work.normed, c.rows());
   const View key = first_rows(c.work.k, c.rows()), value = first_rows(c.work.v, c.rows());
   norm(c, normed, a.x, *p.input_norm);
-  project(c, p.q, a.q, false, normed);
-  project(c, p.k, c.config.qk_norm ? a.k : key, false, normed);
-  project(c, p.v, value, false, normed);
+  project(c, {{p.q, a.q}, {p.k, c.config.qk_norm ? a.k : key}, {p.v, value}}, normed);
   if (c.config.qk_norm) norm(c, by_head(key, d), by_head(a.k, d), *p.k_norm);
   if (!c.config.qk_norm) rotate(c, a.q, false);
   const View query = rotated_queries(c, p, a);
@@ -80,20 +95,19 @@ void attention_forward(const LayerContext& c, const LayerParameters& p, const La
   b.write_kv(c.pool, c.pool_layer(), forest, key, value);
   b.attention(a.attended, a.lse, query, c.pool, c.pool_layer(), forest, c.attention_scale());
   if (a.middle.data != a.x.data) b.copy(a.middle, a.x);
-  project(c, p.o, a.middle, true, a.attended);
+  add_projection(c, p.o, a.middle, a.attended);
 }
 
 void feed_forward(const LayerContext& c, const LayerParameters& p, const LayerActivations& a, View next) {
   Backend& b = c.backend;
   const View normed = first_rows(c.work.normed, c.rows());
   norm(c, normed, a.middle, *p.post_norm);
-  project(c, p.gate, a.gate, false, normed);
-  project(c, p.up, a.up, false, normed);
+  project(c, {{p.gate, a.gate}, {p.up, a.up}}, normed);
   if (!next.data) return;
   const View product = first_rows(c.work.product, c.rows());
   b.swiglu(product, a.gate, a.up);
   if (next.data != a.middle.data) b.copy(next, a.middle);
-  project(c, p.down, next, true, product);
+  add_projection(c, p.down, next, product);
 }
 
 void feed_forward_backward(const LayerContext& c, const LayerParameters& p, const LayerActivations& a, View dx) {

@@ -136,7 +136,8 @@ Scheduler::Scheduler(Backend& backend, Model& model, const Limits& limits, const
       check_every_step_(std::getenv("ACT_CHECK_CACHE") != nullptr),
       cache_(limits.pages, 2),
       pool_(backend.create_kv_pool(model.config().layers, model.config().kv_heads, model.config().head_dim,
-                                   limits.pages + padding_pages(backend))),
+                                   limits.pages + padding_pages(backend),
+                                   backend.cache_dtype(model.head().dtype))),
       hidden_(backend, decode_rows(limits.max_sequences, limits.draft_tokens), model.config().hidden_size,
               backend.activation_dtype(model.head().dtype)),
       drawn_(backend, hidden_.view().rows, model.config().hidden_size, backend.activation_dtype(model.head().dtype)) {

@@ -100,7 +100,7 @@ Trainer::Trainer(Model& model) : model_(model) {
   const Model::Options& options = model.options();
   const DType dtype = backend.activation_dtype(options.dtype);
   pool_ = backend.create_kv_pool(pool_layers(config, options), config.kv_heads, config.head_dim,
-                                 pages_for(options.max_rows));
+                                 pages_for(options.max_rows), backend.cache_dtype(options.dtype));
   hidden_ = Buffer(backend, options.max_rows, config.hidden_size, dtype);
   if (!options.trainable) return;
   dhidden_ = Buffer(backend, options.max_rows, config.hidden_size, dtype);
@@ -113,7 +113,7 @@ Trainer::Bytes Trainer::planned_bytes(const Backend& backend, const ModelConfig&
                                       const Model::Options& options) {
   Bytes bytes;
   bytes.pool = static_cast<size_t>(pool_layers(config, options)) * static_cast<size_t>(pages_for(options.max_rows)) *
-               backend.kv_page_bytes(config.kv_heads, config.head_dim);
+               backend.kv_page_bytes(config.kv_heads, config.head_dim, backend.cache_dtype(options.dtype));
   bytes.hidden = static_cast<size_t>(options.max_rows * config.hidden_size) *
                  size_of(backend.activation_dtype(options.dtype)) * (options.trainable ? 2 : 1);
   bytes.tape = Model::planned_bytes(backend, config, options).tape;

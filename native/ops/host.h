@@ -30,6 +30,7 @@ std::vector<std::vector<int32_t>> segment_paths(const Forest& forest);
 class HostBackend : public Backend {
  public:
   DType activation_dtype(DType) const override { return DType::f32; }
+  DType cache_dtype(DType weights) const override { return weights; }
   void* allocate(size_t bytes) override;
   void release(void* memory, size_t bytes) noexcept override;
   void upload(View to, const void* from) override;

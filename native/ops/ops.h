@@ -97,16 +97,24 @@ class Weight {
   bool trainable = false;    // trainable weights keep an fp32 master (for f32 the weight itself)
 };
 
+/// One of several products of the same input (Backend::linears).
+struct LinearOutput {
+  View y;
+  const Weight& w;
+  View bias;  // may be empty
+};
+
 /// Keys per page of the key-value pool.
 constexpr int kPageKeys = 16;
 
-/// Keys and values of many tokens, all layers, in pages of 16 keys.
-/// Layout of one page for one layer and one key-value head: keys transposed [d][16], values [16][d], both f32 on the
-/// CPU backends (other backends choose their own element type and layout).
+/// Keys and values of many tokens, all layers, in pages of 16 keys, stored as f32 or rounded to nearest even bf16. The
+/// layout is the backend's; on the CPU a page of one layer and one key-value head holds keys transposed [d][16], then
+/// values [16][d].
 class KvPool {
  public:
   virtual ~KvPool() = default;
   int layers = 0, kv_heads = 0, head_dim = 0, pages = 0;
+  DType dtype = DType::f32;
 };
 
 /// A run of tokens in the forest. Its keys sit in pages of its own (or pages it reads of another segment's):
@@ -191,6 +199,7 @@ class Backend {
   virtual std::string name() const = 0;      // "reference", "cpu", "cuda"
   virtual std::string describe() const = 0;  // instruction set or device, threads
   virtual DType activation_dtype(DType weights) const = 0;  // CPU: f32
+  virtual DType cache_dtype(DType weights) const = 0;        // of keys and values; CPU: that of the weights
 
   // --- memory -------------------------------------------------------------------------------------------------------
   virtual void* allocate(size_t bytes) = 0;  // zero-filled, 64-byte aligned; throws OUT_OF_MEMORY
@@ -257,6 +266,10 @@ class Backend {
   // rounded to bf16. So accumulating with a scale keeps the order of additions.
   /// y (+)= scale * (x W^T) + bias; x [T, in], y [T, out]; bias may be empty. With bf16 weights x is rounded to bf16.
   virtual void linear(View y, bool accumulate, View x, const Weight& w, View bias, float scale = 1) = 0;
+  /// y = x W^T + bias of every output: the bits of `linear` of each. A backend that takes x apart does so once.
+  virtual void linears(std::span<const LinearOutput> outputs, View x) {
+    for (const LinearOutput& o : outputs) linear(o.y, false, x, o.w, o.bias);
+  }
   /// dx (+)= scale * (dy W).
   virtual void linear_backward_input(View dx, bool accumulate, View dy, const Weight& w, float scale = 1) = 0;
   /// dw += scale * (dy^T x), fp32 [out, in]. `dtype` is the weight's: with bf16 both operands are rounded to bf16.
@@ -279,8 +292,8 @@ class Backend {
   virtual void scale(View y, float factor) = 0;       // y *= factor
 
   // --- attention over the forest ------------------------------------------------------------------------------------
-  virtual std::unique_ptr<KvPool> create_kv_pool(int layers, int kv_heads, int head_dim, int pages) = 0;
-  virtual size_t kv_page_bytes(int kv_heads, int head_dim) const = 0;  // one page, one layer
+  virtual std::unique_ptr<KvPool> create_kv_pool(int layers, int kv_heads, int head_dim, int pages, DType dtype) = 0;
+  virtual size_t kv_page_bytes(int kv_heads, int head_dim, DType dtype) const = 0;  // one page, one layer
   /// Writes k, v [T, Hk * d] of the batch's queries into their pages of `layer`.
   virtual void write_kv(KvPool& pool, int layer, const Forest& forest, View k, View v) = 0;
   /// out [T, H * d] = softmax(scale * q K^T) V over each query's path. lse [T, H] gets max + log(sum), may be empty.

@@ -56,15 +56,15 @@ void append(std::vector<uint64_t>& to, const std::vector<uint64_t>& ids) {
 }
 
 /// Results of the flat sequence prompt + tail, in one batch on one thread: what everything else must equal.
-Tensors flat(Isa isa, const std::vector<uint64_t>& ids) {
+Tensors flat(Isa isa, DType dtype, const std::vector<uint64_t>& ids) {
   auto b = make_cpu_backend(1, isa);
   ForestShape shape;
   shape.add(-1, static_cast<int32_t>(ids.size()), static_cast<int32_t>(ids.size()));
-  auto pool = b->create_kv_pool(1, kKvHeads, kDim, static_cast<int>(shape.pages.size()));
+  auto pool = b->create_kv_pool(1, kKvHeads, kDim, static_cast<int>(shape.pages.size()), dtype);
   return run(*b, *pool, shape, ids);
 }
 
-void forest_equals_flat(Isa isa) {
+void forest_equals_flat(Isa isa, DType dtype) {
   // A prompt of 21 tokens, two turns below it, and siblings that start in the middle of pages of their own.
   const auto prompt = sequence(1, 0, 21), turn = sequence(2, 0, 6);
   auto b = make_cpu_backend(2, isa);
@@ -90,24 +90,24 @@ void forest_equals_flat(Isa isa) {
     shape.add(parent, static_cast<int32_t>(own.size()), static_cast<int32_t>(own.size()), i * 3);
     append(ids, own);
   }
-  auto pool = b->create_kv_pool(1, kKvHeads, kDim, static_cast<int>(shape.pages.size()));
+  auto pool = b->create_kv_pool(1, kKvHeads, kDim, static_cast<int>(shape.pages.size()), dtype);
   const Tensors got = run(*b, *pool, shape, ids);
   for (const Leaf& leaf : leaves) {
-    const Tensors want = flat(isa, leaf.path);
+    const Tensors want = flat(isa, dtype, leaf.path);
     for (int64_t i = 0; i < leaf.own; i++) {
       expect_row(got, leaf.first_row + i, want, static_cast<int64_t>(leaf.path.size()) - leaf.own + i, "forest");
     }
   }
 }
 
-void decode_equals_prefill(Isa isa) {
+void decode_equals_prefill(Isa isa, DType dtype) {
   // Three sequences share a prompt prefilled in pieces; then one token of each per step, joined late and left early.
   const auto prompt = sequence(1, 0, 29);
   auto b = make_cpu_backend(2, isa);
   ForestShape layout;  // all pages, whatever a step uses of them
   const int32_t root = layout.add(-1, 29, 29);
   for (int i = 0; i < 3; i++) layout.add(root, 20, 20, 13);
-  auto pool = b->create_kv_pool(1, kKvHeads, kDim, static_cast<int>(layout.pages.size()));
+  auto pool = b->create_kv_pool(1, kKvHeads, kDim, static_cast<int>(layout.pages.size()), dtype);
   {  // What an earlier user left in the pages must not matter, not even NaN.
     Tensor stale = zeros("", layout.rows, kKvHeads * kDim);
     for (float& x : stale.values) x = NAN;
@@ -118,7 +118,7 @@ void decode_equals_prefill(Isa isa) {
   for (int i = 0; i < 3; i++) {
     auto path = prompt;
     append(path, sequence(static_cast<uint64_t>(2 + i), 0, 20));
-    want.push_back(flat(isa, path));
+    want.push_back(flat(isa, dtype, path));
   }
   for (const auto& [first, count] : {std::pair{0, 3}, {3, 14}, {17, 12}}) {
     ForestShape piece = layout;
@@ -154,7 +154,7 @@ void decode_equals_prefill(Isa isa) {
   }
 }
 
-void backward_is_stable(Isa isa) {
+void backward_is_stable(Isa isa, DType dtype) {
   // One tree's gradients do not depend on the threads or on another tree beside it.
   auto gradients = [&](int threads, bool neighbor) {
     auto b = make_cpu_backend(threads, isa);
@@ -175,7 +175,7 @@ void backward_is_stable(Isa isa) {
     const OnDevice q(*b, filled(width)), k(*b, filled(kv_width)), v(*b, filled(kv_width)), dout(*b, filled(width));
     const OnDevice out(*b, shape.rows, width), lse(*b, shape.rows, kHeads), dq(*b, shape.rows, width),
         dk(*b, shape.rows, kv_width), dv(*b, shape.rows, kv_width);
-    auto pool = b->create_kv_pool(1, kKvHeads, kDim, static_cast<int>(shape.pages.size()));
+    auto pool = b->create_kv_pool(1, kKvHeads, kDim, static_cast<int>(shape.pages.size()), dtype);
     b->write_kv(*pool, 0, shape.forest(), k, v);
     b->attention(out, lse, q, *pool, 0, shape.forest(), kScale);
     b->attention_backward(dq, dk, dv, dout, out, lse, q, *pool, 0, shape.forest(), kScale);
@@ -193,10 +193,13 @@ void backward_is_stable(Isa isa) {
 
 void attention_equality_checks(std::vector<Check>& checks) {
   for (const Isa isa : available_isas()) {
-    checks.push_back({"equal attention forest and flat " + isa_name(isa), [=] { forest_equals_flat(isa); }});
-    checks.push_back({"equal attention decode and prefill " + isa_name(isa), [=] { decode_equals_prefill(isa); }});
-    checks.push_back(
-        {"equal attention gradients, threads and neighbors " + isa_name(isa), [=] { backward_is_stable(isa); }});
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      const std::string of = isa_name(isa) + (dtype == DType::f32 ? " fp32" : " bf16");
+      checks.push_back({"equal attention forest and flat " + of, [=] { forest_equals_flat(isa, dtype); }});
+      checks.push_back({"equal attention decode and prefill " + of, [=] { decode_equals_prefill(isa, dtype); }});
+      checks.push_back(
+          {"equal attention gradients, threads and neighbors " + of, [=] { backward_is_stable(isa, dtype); }});
+    }
   }
 }
 

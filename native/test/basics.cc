@@ -39,9 +39,10 @@ void counts_memory() {
       }
     }
     const size_t before = b->allocated;
-    auto pool = b->create_kv_pool(3, 2, 20, 5);
-    expect(b->allocated - before == 3 * 5 * b->kv_page_bytes(2, 20), "kv_page_bytes is not what a pool takes");
-    pool.reset();
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      const auto pool = b->create_kv_pool(3, 2, 20, 5, dtype);
+      expect(b->allocated - before == 3 * 5 * b->kv_page_bytes(2, 20, dtype), "kv_page_bytes is not what a pool takes");
+    }
     {
       Buffer large(*b, 3000, 1001, DType::f32);  // its memory comes from mmap
       expect(reinterpret_cast<uintptr_t>(large.view().data) % 64 == 0, "not aligned");
@@ -72,7 +73,7 @@ void keeps_to_planned_scratch() {
       const int32_t root = shape.add(-1, rows / 3, rows / 3);
       for (int32_t i = rows / 3; i < rows; i++) shape.add(root, 1, 1, i % kPageKeys);
       const int head_dim = width / heads;
-      auto pool = b->create_kv_pool(1, heads, head_dim, static_cast<int>(shape.pages.size()));
+      auto pool = b->create_kv_pool(1, heads, head_dim, static_cast<int>(shape.pages.size()), dtype);
       const size_t before = b->allocated;
       b->linear(y, false, x, *w, {});
       b->linear_backward_input(dx, false, y, *w);
@@ -107,7 +108,7 @@ void rejects_bad_arguments() {
     expect_error("BAD_ARGUMENT", [&] { b->linear(y, false, x, *w, {}); });
     expect_error("BAD_ARGUMENT", [&] { b->master(*w); });
     expect_error("BAD_ARGUMENT", [&] { b->create_weight(2, 2, DType::i32, false); });
-    auto pool = b->create_kv_pool(1, 1, 4, 2);
+    auto pool = b->create_kv_pool(1, 1, 4, 2, DType::f32);
     const OnDevice k(*b, 3, 4);
     ForestShape f;
     f.add(-1, 3, 3);
@@ -119,7 +120,7 @@ void rejects_bad_arguments() {
     expect_error("BAD_ARGUMENT", [&] { b->write_kv(*pool, 0, wrong.forest(), k, k); });
   }
   auto cpu = make_cpu_backend(1);
-  auto pool = cpu->create_kv_pool(1, 1, 4, 2);
+  auto pool = cpu->create_kv_pool(1, 1, 4, 2, DType::f32);
   ForestShape f;
   f.add(-1, 3, 3);
   f.pages[0] = 2;

@@ -118,10 +118,12 @@ class Bf16Face final : public HostBackend {
     to.back();
   }
 
-  std::unique_ptr<KvPool> create_kv_pool(int layers, int kv_heads, int head_dim, int pages) override {
-    return inner_->create_kv_pool(layers, kv_heads, head_dim, pages);
+  std::unique_ptr<KvPool> create_kv_pool(int layers, int kv_heads, int head_dim, int pages, DType) override {
+    return inner_->create_kv_pool(layers, kv_heads, head_dim, pages, DType::bf16);
   }
-  size_t kv_page_bytes(int kv_heads, int head_dim) const override { return inner_->kv_page_bytes(kv_heads, head_dim); }
+  size_t kv_page_bytes(int kv_heads, int head_dim, DType) const override {
+    return inner_->kv_page_bytes(kv_heads, head_dim, DType::bf16);
+  }
   void write_kv(KvPool& pool, int layer, const Forest& forest, View k, View v) override {
     inner_->write_kv(pool, layer, forest, narrow(k), narrow(v));
   }

@@ -80,7 +80,7 @@ void attention_does_not_depend_on_the_forest(const Device& device, DType dtype) 
   };
   std::vector<int64_t> all(static_cast<size_t>(rows));
   for (size_t i = 0; i < all.size(); i++) all[i] = static_cast<int64_t>(i);
-  const auto tree_pool = b->create_kv_pool(1, kKvHeads, kDim, static_cast<int>(tree.pages.size()));
+  const auto tree_pool = b->create_kv_pool(1, kKvHeads, kDim, static_cast<int>(tree.pages.size()), dtype);
   const Tensor forest = attend(tree, *tree_pool, all);
 
   for (int child = 0; child < kChildren; child++) {
@@ -89,7 +89,7 @@ void attention_does_not_depend_on_the_forest(const Device& device, DType dtype) 
     for (int64_t i = 0; i < kChild; i++) flat_rows.push_back(kPrompt + child * kChild + i);
     ForestShape flat;
     flat.add(-1, kPrompt + kChild, kPrompt + kChild);
-    const auto pool = b->create_kv_pool(1, kKvHeads, kDim, static_cast<int>(flat.pages.size()));
+    const auto pool = b->create_kv_pool(1, kKvHeads, kDim, static_cast<int>(flat.pages.size()), dtype);
     const Tensor alone = attend(flat, *pool, flat_rows);
     for (int64_t i = kPrompt; i < kPrompt + kChild; i++) {
       expect_same_bits(row_of(alone, i), row_of(forest, flat_rows[static_cast<size_t>(i)]), "flat sequence");

@@ -143,7 +143,7 @@ void sharing_changes_no_bit(const Device& device, DType dtype) {
     Device sized = device;
     sized.partition = "48", sized.places = places;
     const auto b = sized.open(dtype);
-    const auto pool = b->create_kv_pool(1, kKvHeads, kDim, static_cast<int>(step.pages.size()));
+    const auto pool = b->create_kv_pool(1, kKvHeads, kDim, static_cast<int>(step.pages.size()), dtype);
     const Buffer queries = on_device(*b, q, dtype), keys = on_device(*b, k, dtype), values = on_device(*b, v, dtype);
     const Buffer out(*b, step.rows, kHeads * kDim, dtype);
     b->write_kv(*pool, 0, filled.forest(), keys.view(), values.view());

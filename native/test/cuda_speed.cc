@@ -85,7 +85,7 @@ void products(Bench& bench, bool small, const std::string& by) {
 void attention(Bench& bench, const std::string& name, const ForestShape& shape, bool backward, int heads = 16) {
   constexpr int kKvHeads = 8, kDim = 128;
   Backend& b = bench.b_;
-  const auto pool = b.create_kv_pool(1, kKvHeads, kDim, static_cast<int>(shape.pages.size()));
+  const auto pool = b.create_kv_pool(1, kKvHeads, kDim, static_cast<int>(shape.pages.size()), DType::bf16);
   const Buffer q = bench.fresh(shape.rows, heads * kDim), k = bench.fresh(shape.rows, kKvHeads * kDim), v = bench.fresh(shape.rows, kKvHeads * kDim);
   const Buffer out(b, shape.rows, heads * kDim, DType::bf16), lse(b, shape.rows, heads, DType::f32);
   const float scale = 1 / std::sqrt(static_cast<float>(kDim));

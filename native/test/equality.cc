@@ -1,4 +1,5 @@
 // The reduction-order contract (ops.h), checked bit for bit: nothing that only arranges work may change a result.
+#include <array>
 #include <cmath>
 
 #include "harness.h"
@@ -68,6 +69,24 @@ void add_product_checks(std::vector<Check>& checks, Isa isa, DType dtype) {
                             layer(*b, rows_of(data.x, first, count), data.w, rows_of(data.dy, first, count), dtype);
                         expect_same_bits(part[0], rows_of(whole[0], first, count), "y");
                         expect_same_bits(part[1], rows_of(whole[1], first, count), "dx");
+                      }
+                    }});
+  checks.push_back({"equal products of one input together and alone" + tail, [=] {
+                      Rng rng(13);
+                      auto b = make_cpu_backend(2, isa);
+                      for (const int64_t rows : {1, 7, 150}) {
+                        const OnDevice x(*b, random(rng, "x", rows, 801)), bias(*b, random(rng, "bias", 1, 130));
+                        std::vector<std::unique_ptr<Weight>> weights;
+                        for (const int64_t n : {130, 3, 50}) weights.push_back(make_weight(*b, random(rng, "w", n, 801), dtype));
+                        const OnDevice y0(*b, rows, 130), y1(*b, rows, 3), y2(*b, rows, 50);
+                        const std::array<LinearOutput, 3> outputs{{{y0, *weights[0], bias}, {y1, *weights[1], {}}, {y2, *weights[2], {}}}};
+                        b->linears(outputs, x);
+                        for (size_t i = 0; i < outputs.size(); i++) {
+                          const OnDevice want(*b, rows, outputs[i].y.cols);
+                          b->linear(want, false, x, outputs[i].w, outputs[i].bias);
+                          const OnDevice* const got[] = {&y0, &y1, &y2};
+                          expect_same_bits(got[i]->read("y"), want.read("y"), "output " + std::to_string(i));
+                        }
                       }
                     }});
   checks.push_back({"equal weight gradient split and whole" + tail, [=] {

@@ -6,11 +6,17 @@
 #include <cmath>
 #include <cstring>
 
-#include "attention_tile.h"
+#include "../floats.h"
 #include "cpu_backend.h"
 
 namespace act::cpu {
 namespace {
+
+/// A key into its lane of a page of transposed keys.
+template <class E, class Store>
+void write_lane(E* lane, const float* key, int64_t d, Store store) {
+  for (int64_t c = 0; c < d; c++) lane[c * kPageKeys] = store(key[c]);
+}
 
 void weigh_visit(const Kernels& k, const TileRows& tile, const Visit& visit, const SegmentPages& pages,
                  int64_t values_at, int64_t columns, const float* p, int64_t stride, float* acc) {
@@ -21,7 +27,7 @@ void weigh_visit(const Kernels& k, const TileRows& tile, const Visit& visit, con
     const int32_t to = std::min(all_pages, from + kPagesPerChunk);
     for (int32_t i = from; i < to; i++) {
       const int32_t lane = i == 0 ? s.first_lane : 0;
-      chunk[i - from] = {pages.page(i) + values_at + lane * columns, kPageKeys - lane};
+      chunk[i - from] = {pages.at(i, values_at + lane * columns), kPageKeys - lane};
     }
     const int32_t first_key = from == 0 ? 0 : from * kPageKeys - s.first_lane;
     tile.for_row_blocks(visit, k.weigh_rows, [&](int64_t row, int rows, int32_t first_query, int32_t end_query) {
@@ -32,8 +38,8 @@ void weigh_visit(const Kernels& k, const TileRows& tile, const Visit& visit, con
       const RowRun whole = last;  // only the keys seen: what lies behind them is not this segment's
       last.count = std::min<int64_t>(whole.count, seen - (end == 1 ? 0 : (end - 1) * kPageKeys - s.first_lane));
       const float* const at = p + row * stride + kScoreMargin + s.position + first_key;
-      k.weigh(rows, columns, chunk, end - from, columns, tile.begins(visit, row), at, stride, 1, acc + row * columns,
-              columns);
+      k.weigh(rows, columns, chunk, end - from, columns, pages.pages.dtype == DType::bf16, tile.begins(visit, row), at,
+              stride, 1, acc + row * columns, columns);
       last = whole;
     });
   }
@@ -48,20 +54,23 @@ const AttentionPlan& CpuBackend::plan_for(const KvPool& pool, const Forest& fore
   return plan_;
 }
 
-std::unique_ptr<KvPool> CpuBackend::create_kv_pool(int layers, int kv_heads, int head_dim, int pages) {
+std::unique_ptr<KvPool> CpuBackend::create_kv_pool(int layers, int kv_heads, int head_dim, int pages, DType dtype) {
+  require(dtype == DType::f32 || dtype == DType::bf16, "create_kv_pool: expected dtype f32 or bf16");
   auto pool = std::make_unique<CpuKvPool>();
   pool->layers = layers;
   pool->kv_heads = kv_heads;
   pool->head_dim = head_dim;
   pool->pages = pages;
+  pool->dtype = dtype;
   pool->padded_dim = (head_dim + 15) / 16 * 16;
-  pool->page_floats = int64_t{kPageKeys} * (head_dim + pool->padded_dim);
-  pool->memory = Buffer(*this, int64_t{layers} * kv_heads * pages, pool->page_floats, DType::f32);
+  pool->page_size = int64_t{kPageKeys} * (head_dim + pool->padded_dim);
+  pool->memory = Buffer(*this, int64_t{layers} * kv_heads * pages, pool->page_size, dtype);
   return pool;
 }
 
-size_t CpuBackend::kv_page_bytes(int kv_heads, int head_dim) const {
-  return static_cast<size_t>(kv_heads) * kPageKeys * static_cast<size_t>(head_dim + (head_dim + 15) / 16 * 16) * 4;
+size_t CpuBackend::kv_page_bytes(int kv_heads, int head_dim, DType dtype) const {
+  const int64_t size = int64_t{kPageKeys} * (head_dim + (head_dim + 15) / 16 * 16);
+  return static_cast<size_t>(kv_heads * size) * size_of(dtype);
 }
 
 void CpuBackend::write_kv(KvPool& base, int layer, const Forest& forest, View k, View v) {
@@ -76,10 +85,18 @@ void CpuBackend::write_kv(KvPool& base, int layer, const Forest& forest, View k,
     for (int64_t i = first; i < first + count; i++) {
       const int64_t h = i / forest.rows, t = i % forest.rows, from = t * columns + h * d;
       const KeyPlace& place = plan.places[static_cast<size_t>(t)];
-      float* const page = pool.pages_of(layer, static_cast<int>(h)) +
-                          forest.pages[static_cast<size_t>(place.page_index)] * pool.page_floats;
-      for (int64_t c = 0; c < d; c++) page[c * kPageKeys + place.lane] = k.as<float>()[from + c];
-      std::copy_n(v.as<float>() + from, d, page + pool.values_at() + place.lane * pool.padded_dim);
+      const Pages pages = pool.pages_of(layer, static_cast<int>(h));
+      const int32_t page = forest.pages[static_cast<size_t>(place.page_index)];
+      char* const value = pages.at(page, pool.values_at() + place.lane * pool.padded_dim);
+      if (pool.dtype == DType::bf16) {
+        auto* const lanes = reinterpret_cast<uint16_t*>(pages.at(page, place.lane));
+        write_lane(lanes, k.as<float>() + from, d, float_to_bf16);
+        kernels_.to_bf16(reinterpret_cast<uint16_t*>(value), v.as<float>() + from, d);
+      } else {
+        auto* const lanes = reinterpret_cast<float*>(pages.at(page, place.lane));
+        write_lane(lanes, k.as<float>() + from, d, [](float x) { return x; });
+        std::memcpy(value, v.as<float>() + from, static_cast<size_t>(d) * 4);
+      }
     }
   });
 }
@@ -111,7 +128,7 @@ void CpuBackend::attention(View out, View lse, View q, const KvPool& base, int l
     auto pages_of = [&](const Visit& visit) {
       const Segment& s = forest.segments[static_cast<size_t>(visit.segment)];
       return SegmentPages{s, s.first_lane, forest.pages.data() + s.first_page,
-                          pool.pages_of(layer, static_cast<int>(head)), pool.page_floats};
+                          pool.pages_of(layer, static_cast<int>(head))};
     };
     for (const Visit& visit : visits) {
       score_visit(kernels_, view, visit, pages_of(visit), queries, padded, d, scale, scores, stride);

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "attention_tile.h"
 #include "cpu_backend.h"
 
 namespace act::cpu {
@@ -82,23 +81,22 @@ void CpuBackend::attention_backward(View dq, View dk, View dv, View dout, View o
     float* const tile_scratch = keys.dv + slots * padded;
     std::fill_n(keys.keys, slots * (2 * d + 3 * padded), 0.0f);
 
+    const Pages pages = pool.pages_of(layer, static_cast<int>(head));
     const std::span<const int32_t> segments{plan.tree_segments.data() + tree.first_segment,
                                             static_cast<size_t>(tree.segments)};
     for (const int32_t index : segments) {
       const Segment& s = forest.segments[static_cast<size_t>(index)];
       for (int32_t i = 0; i < s.key_count; i++) {
         const int32_t lane = (s.first_lane + i) % kPageKeys;
-        const float* page =
-            pool.pages_of(layer, static_cast<int>(head)) +
-            forest.pages[static_cast<size_t>(s.first_page + (s.first_lane + i) / kPageKeys)] * pool.page_floats;
+        const int32_t page = forest.pages[static_cast<size_t>(s.first_page + (s.first_lane + i) / kPageKeys)];
         const int64_t slot = first_key[static_cast<size_t>(index)] + i;
         float* key = keys.keys + slot / kPageKeys * d * kPageKeys + slot % kPageKeys;
         float* value = keys.values + slot / kPageKeys * d * kPageKeys + slot % kPageKeys;
         float* key_row = keys.key_rows + slot * padded;
-        const float* from_value = page + pool.values_at() + lane * padded;
+        const void *const keys_at = pages.at(page, lane), *const value_at = pages.at(page, pool.values_at() + lane * padded);
         for (int64_t c = 0; c < d; c++) {
-          key_row[c] = key[c * kPageKeys] = page[c * kPageKeys + lane];
-          value[c * kPageKeys] = from_value[c];
+          key_row[c] = key[c * kPageKeys] = element_as_float(keys_at, pool.dtype, c * kPageKeys);
+          value[c * kPageKeys] = element_as_float(value_at, pool.dtype, c);
         }
       }
     }
@@ -121,12 +119,13 @@ void CpuBackend::attention_backward(View dq, View dk, View dv, View dout, View o
       for (const Visit& visit : visits) {
         const Segment& s = forest.segments[static_cast<size_t>(visit.segment)];
         const int64_t slot = first_key[static_cast<size_t>(visit.segment)];
-        auto pages = [&](const float* base) {
+        auto pages_of = [&](float* base) {
+          float* const first = base + slot / kPageKeys * d * kPageKeys;
           return SegmentPages{s, static_cast<int32_t>(slot % kPageKeys), nullptr,
-                              base + slot / kPageKeys * d * kPageKeys, d * kPageKeys};
+                              {reinterpret_cast<char*>(first), d * kPageKeys * 4, DType::f32}};
         };
-        score_visit(k, view, visit, pages(keys.keys), queries, padded, d, scale, p, stride);
-        score_visit(k, view, visit, pages(keys.values), grads, padded, d, 1, ds, stride);
+        score_visit(k, view, visit, pages_of(keys.keys), queries, padded, d, scale, p, stride);
+        score_visit(k, view, visit, pages_of(keys.values), grads, padded, d, 1, ds, stride);
       }
       for (int64_t r = 0; r < rows; r++) {
         const Query& query = view.query_of(r);
@@ -143,7 +142,7 @@ void CpuBackend::attention_backward(View dq, View dk, View dv, View dout, View o
         const int64_t slot = first_key[static_cast<size_t>(visit.segment)], column = kScoreMargin + s.position;
         view.for_row_blocks(visit, k.weigh_rows, [&](int64_t row, int count, int32_t first, int32_t end) {
           const RowRun run{keys.key_rows + slot * padded, view.seen(s, first, end)};
-          k.weigh(count, padded, &run, 1, padded, false, ds + row * stride + column, stride, 1, dq_rows + row * padded,
+          k.weigh(count, padded, &run, 1, padded, false, false, ds + row * stride + column, stride, 1, dq_rows + row * padded,
                   padded);
         });
         const int32_t seen = view.seen(s, visit.first, visit.last + 1);
@@ -154,8 +153,8 @@ void CpuBackend::attention_backward(View dq, View dk, View dv, View dout, View o
           const int64_t at = row * stride + column + key, to = (slot + key) * padded;
           const int count = std::min(k.weigh_rows, seen - key);
           const RowRun grad_run{grads + row * padded, end - row}, query_run{queries + row * padded, end - row};
-          k.weigh(count, padded, &grad_run, 1, padded, false, p + at, 1, stride, keys.dv + to, padded);
-          k.weigh(count, padded, &query_run, 1, padded, false, ds + at, 1, stride, keys.dk + to, padded);
+          k.weigh(count, padded, &grad_run, 1, padded, false, false, p + at, 1, stride, keys.dv + to, padded);
+          k.weigh(count, padded, &query_run, 1, padded, false, false, ds + at, 1, stride, keys.dk + to, padded);
         }
       }
       for (int64_t r = 0; r < rows; r++) {

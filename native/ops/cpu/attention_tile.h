@@ -61,14 +61,22 @@ struct TileRows {
   }
 };
 
-/// Where the pages of one segment lie, for one layer and key-value head.
+/// The pages of one layer and key-value head.
+struct Pages {
+  char* first;
+  int64_t bytes;  // from one to the next
+  DType dtype;    // of their numbers
+  /// Number `i` of page `page`.
+  char* at(int32_t page, int64_t i) const { return first + page * bytes + i * static_cast<int64_t>(size_of(dtype)); }
+};
+
+/// Where the pages of one segment lie.
 struct SegmentPages {
   const Segment& segment;
   int32_t first_lane;      // of the segment's first key in its first page
-  const int32_t* numbers;  // page numbers; null: one after the other from base on
-  const float* base;
-  int64_t page_floats;
-  const float* page(int32_t i) const { return base + (numbers ? numbers[i] : i) * page_floats; }
+  const int32_t* numbers;  // page numbers; null: one after the other from the first on
+  Pages pages;
+  const void* at(int32_t page, int64_t i = 0) const { return pages.at(numbers ? numbers[page] : page, i); }
 };
 
 /// Scores of a visit's rows with the keys (or transposed values) of its segment, into rows of `stride` floats by

@@ -6,7 +6,7 @@
 #include <map>
 
 #include "../host.h"
-#include "attention_plan.h"
+#include "attention_tile.h"
 #include "kernels/kernels.h"
 #include "thread_pool.h"
 
@@ -26,10 +26,11 @@ struct CpuWeight final : Weight {
 /// One layer and one key-value head after the other, all pages of it: keys [d][16], then values [16][padded d].
 struct CpuKvPool final : KvPool {
   Buffer memory;
-  int64_t page_floats = 0;
-  int padded_dim = 0;  // head_dim rounded up to 16
-  float* pages_of(int layer, int head) const {
-    return memory.view().as<float>() + (static_cast<int64_t>(layer) * kv_heads + head) * pages * page_floats;
+  int64_t page_size = 0;  // numbers
+  int padded_dim = 0;     // head_dim rounded up to 16
+  Pages pages_of(int layer, int head) const {
+    const View first = memory.view().rows_from((static_cast<int64_t>(layer) * kv_heads + head) * pages, pages);
+    return {first.as<char>(), page_size * static_cast<int64_t>(size_of(dtype)), dtype};
   }
   int64_t values_at() const { return int64_t{head_dim} * kPageKeys; }
 };
@@ -61,14 +62,19 @@ struct InnerGroup {
 };
 
 struct Product {
-  float* c;
-  int64_t m, n, k;
+  /// B and C; products of one A have several, whose B are all packed.
+  struct Output {
+    float* c;
+    int64_t n;
+    const float* bias;  // [n] or null
+    RightOperand b;
+  };
+  std::span<const Output> outputs;
+  int64_t m, k;
   bool accumulate;
-  bool one_chain;     // continues from C in one chain (gradients of weights), instead of adding chains of 64 units
-  const float* bias;  // [n] or null
+  bool one_chain;  // continues from C in one chain (gradients of weights), instead of adding chains of 64 units
   bool bf16;
   PackSource a;
-  RightOperand b;
   std::span<const InnerGroup> groups = {};  // empty: inner indices follow each other, k of them
 };
 
@@ -96,6 +102,7 @@ class CpuBackend final : public HostBackend {
   void rms_norm(View y, View rstd, View x, View weight, float eps) override;
   void rms_norm_backward(View dx, bool accumulate, View dweight, View dy, View x, View rstd, View weight) override;
   void linear(View y, bool accumulate, View x, const Weight& w, View bias, float scale) override;
+  void linears(std::span<const LinearOutput> outputs, View x) override;
   void linear_backward_input(View dx, bool accumulate, View dy, const Weight& w, float scale) override;
   void linear_backward_weight(View dw, View dy, View x, DType dtype, float scale) override;
   void bias_backward(View dbias, View dy) override;
@@ -106,8 +113,8 @@ class CpuBackend final : public HostBackend {
   void add(View y, View x) override;
   void scale(View y, float factor) override;
 
-  std::unique_ptr<KvPool> create_kv_pool(int layers, int kv_heads, int head_dim, int pages) override;
-  size_t kv_page_bytes(int kv_heads, int head_dim) const override;
+  std::unique_ptr<KvPool> create_kv_pool(int layers, int kv_heads, int head_dim, int pages, DType dtype) override;
+  size_t kv_page_bytes(int kv_heads, int head_dim, DType dtype) const override;
   void write_kv(KvPool& pool, int layer, const Forest& forest, View k, View v) override;
   void attention(View out, View lse, View q, const KvPool& pool, int layer, const Forest& forest, float scale) override;
   void attention_backward(View dq, View dk, View dv, View dout, View out, View lse, View q, const KvPool& pool,
@@ -153,6 +160,7 @@ class CpuBackend final : public HostBackend {
   size_t product_scratch_bytes(int64_t rows, int64_t widest) const;
   size_t attention_scratch_bytes(int64_t rows, int64_t widest) const;
   void multiply(const Product& product);
+  void multiply_weights(std::span<const LinearOutput> outputs, bool accumulate, View x, float scale);
   void multiply_block(const Product& product, PanelFormat left, int64_t row0, int64_t rows, int64_t unit0,
                       int64_t units, int64_t block);
   /// Rows in groups of 2 * bf16_group, a new one where a run ends.

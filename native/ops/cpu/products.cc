@@ -210,15 +210,16 @@ void CpuBackend::pack_weight(CpuWeight& w) {
 
 void CpuBackend::multiply(const Product& x) {
   require(x.k > 0, "matrix product: the inner dimension must not be empty");
-  if (x.m == 0 || x.n == 0) return;
-  const PanelFormat format = left_format(x.bf16, x.b.packed);
+  const Product::Output& first = x.outputs.front();
+  if (x.m == 0 || first.n == 0) return;
+  const PanelFormat format = left_format(x.bf16, first.b.packed);
   const int64_t units =
       x.groups.empty() ? inner_units(x.k, format) : static_cast<int64_t>(x.groups.size()) * kTileGroupUnits;
   const int64_t block = inner_block(units, format);
   // Rounds: at most kRightUnits of B where it has to be packed, at most kLeftUnits of A.
   int64_t span = std::min(units, std::max(block, kLeftUnits / 128 / block * block));
-  if (!x.b.packed) {
-    span = std::min(span, std::max<int64_t>(1, kRightUnits / (round_up(x.n, columns(format)) * block)) * block);
+  if (!first.b.packed) {
+    span = std::min(span, std::max<int64_t>(1, kRightUnits / (round_up(first.n, columns(format)) * block)) * block);
   }
   const int64_t rows = std::max<int64_t>(1, kLeftUnits / (span * 128)) * 128;
   for (int64_t u = 0; u < units; u += span) {
@@ -234,7 +235,8 @@ void CpuBackend::multiply_block(const Product& x, PanelFormat format, int64_t ro
   const int64_t height = kernels_.gemm_rows[arithmetic], width = columns(format);
   const PanelFormat right_format = format == PanelFormat::tiles ? PanelFormat::pairs : format;
   const Panels tiles{format, rows, ceil_div(rows, height), format == PanelFormat::tiles ? height : 0};
-  const Panels panels{right_format, x.n, ceil_div(x.n, width), width};
+  const Product::Output& first = x.outputs.front();
+  const Panels panels{right_format, first.n, ceil_div(first.n, width), width};
 
   const auto words = [](float* p) { return reinterpret_cast<uint32_t*>(p); };
   using Form = LeftOperand::Form;
@@ -250,9 +252,8 @@ void CpuBackend::multiply_block(const Product& x, PanelFormat format, int64_t ro
       in_place ? static_cast<const uint32_t*>(x.a.data) + row0 * x.a.stride + unit0 : to_left,
       in_place ? x.a.stride : tiles.words(units),
   };
-  const uint32_t* right = x.b.packed;  // where this round's first block begins
-  if (right) {
-    right += panels.padded_rows() * panels.words(unit0);
+  const uint32_t* packed_here = nullptr;
+  if (first.b.packed) {
     if (rows * units < 4096) {
       for (int64_t i = 0; i < left.tasks(); i++) left.run(kernels_, i);
     } else {
@@ -260,53 +261,84 @@ void CpuBackend::multiply_block(const Product& x, PanelFormat format, int64_t ro
     }
   } else {
     uint32_t* const to = words(right_panels_.get(*this, panels.padded_rows() * panels.words(units)));
-    right = to;
-    const Packing pack_right{x.b.source, panels, to, 0, unit0, units, block, x.k, x.groups};
+    packed_here = to;
+    const Packing pack_right{first.b.source, panels, to, 0, unit0, units, block, x.k, x.groups};
     const int64_t right_tasks = row0 == 0 ? pack_right.tasks() : 0;  // later rounds of rows find it packed
     pool_.run(right_tasks + left.tasks(), [&](int64_t i, int) {
       i < right_tasks ? pack_right.run(kernels_, i) : left.run(kernels_, i - right_tasks);
     });
   }
 
+  // Tasks: some tiles by some panels of one output.
+  struct Part {
+    const Product::Output* output;
+    Panels panels;
+    const uint32_t* right;  // where this round's first block begins
+    int64_t panel_tasks, first_task;
+  };
+  std::vector<Part> parts;
+  int64_t all_panels = 0, tasks = 0;
+  for (const Product::Output& output : x.outputs) all_panels += ceil_div(output.n, width);
   const int64_t tile_tasks = ceil_div(tiles.count, kTilesPerTask);
-  const int64_t wanted = std::max<int64_t>(1, panels.count * tile_tasks / (4 * pool_.threads()));
-  const int64_t panel_tasks = ceil_div(panels.count, std::min(kPanelsPerTask, wanted));
-  const int64_t tasks = tile_tasks * panel_tasks;
-  const auto first_panel = [&](int64_t task) { return panels.count * (task / tile_tasks) / panel_tasks; };
+  const int64_t wanted = std::max<int64_t>(1, all_panels * tile_tasks / (4 * pool_.threads()));
+  for (const Product::Output& output : x.outputs) {
+    const Panels of{right_format, output.n, ceil_div(output.n, width), width};
+    const uint32_t* const right = output.b.packed ? output.b.packed + of.padded_rows() * of.words(unit0) : packed_here;
+    const int64_t panel_tasks = ceil_div(of.count, std::min(kPanelsPerTask, wanted));
+    parts.push_back({&output, of, right, panel_tasks, tasks});
+    tasks += tile_tasks * panel_tasks;
+  }
+  struct Place {
+    const Part& part;
+    int64_t tiles, panel0, panel1;
+  };
+  const auto place_of = [&](int64_t task) {
+    size_t i = parts.size() - 1;
+    while (task < parts[i].first_task) i--;
+    const Part& part = parts[i];
+    const int64_t own = task - part.first_task, p = own / tile_tasks;
+    return Place{part, own % tile_tasks, part.panels.count * p / part.panel_tasks,
+                 part.panels.count * (p + 1) / part.panel_tasks};
+  };
   pool_.run(tasks, [&](int64_t task, int) {
-    const int64_t i = task % tile_tasks;
+    const auto& [part, i, panel0, panel1] = place_of(task);
+    const Panels& panels = part.panels;
+    const int64_t n = part.output->n;
     const int64_t tile0 = tiles.count * i / tile_tasks, tile1 = tiles.count * (i + 1) / tile_tasks;
-    const int64_t panel0 = first_panel(task), panel1 = first_panel(task - i + tile_tasks);
+    // What this thread will probably read next comes from memory or a farther cache: the tiles share its prefetch.
+    const uint32_t* next_task = nullptr;
+    if (task + pool_.threads() < tasks) {
+      const Place later = place_of(task + pool_.threads());
+      next_task = later.part.right + later.part.panels.offset(0, std::min(block, units), later.panel0);
+    }
     GemmTile t{};
     t.chain = x.one_chain || x.bf16 ? 0 : kChain;
-    t.c_stride = x.n;
+    t.c_stride = n;
     for (int64_t u = 0; u < units; u += block) {
       const int64_t count = std::min(block, units - u), panel_words = panels.words(count);
       const bool continues = x.accumulate || unit0 + u > 0;
       t.units = count;
-      t.init_stride = continues ? x.n : 0;
+      t.init_stride = continues ? n : 0;
       for (int64_t p = panel0; p < panel1; p++) {
-        const uint32_t* const panel = right + panels.offset(u, count, p);
+        const uint32_t* const panel = part.right + panels.offset(u, count, p);
         t.b = panel;
         t.columns = static_cast<int>(panels.height(p));
-        float* const c = x.c + row0 * x.n + p * width;
-        // What this thread will probably read next comes from memory or a farther cache: the tiles share its prefetch.
-        const int64_t later = u + block, next_task = task + pool_.threads();
+        float* const c = part.output->c + row0 * n + p * width;
+        const int64_t later = u + block;
         const uint32_t* const next =
-            p + 1 < panel1 ? panel + width * panel_words
-            : later < units ? right + panels.offset(later, std::min(block, units - later), panel0)
-            : next_task < tasks ? right + panels.offset(0, std::min(block, units), first_panel(next_task))
-                                : nullptr;
+            p + 1 < panel1  ? panel + width * panel_words
+            : later < units ? part.right + panels.offset(later, std::min(block, units - later), panel0)
+                            : next_task;
         const int64_t lines = ceil_div(width * panel_words, 16), steps = integers ? count / kIntegerGroupUnits : count;
         const int64_t share = ceil_div(lines, steps * (tile1 - tile0));
         t.prefetch_lines = static_cast<int>(integers || share == 1 ? share : ceil_div(lines, steps));
         for (int64_t tile = tile0; tile < tile1; tile++) {
           const int64_t pass = tile - tile0, r = tiles.start(tile);
           left.place(t, tile, u, count);
-          t.c = c + r * x.n;
-          t.init = continues ? t.c : x.bias ? x.bias + p * width : nullptr;
-          t.next_c = tile + 1 < tile1 ? t.c + t.rows * x.n
-                     : p + 1 < panel1 ? c + tiles.start(tile0) * x.n + width
+          t.c = c + r * n;
+          t.init = continues ? t.c : part.output->bias ? part.output->bias + p * width : nullptr;
+          t.next_c = tile + 1 < tile1 ? t.c + t.rows * n
+                     : p + 1 < panel1 ? c + tiles.start(tile0) * n + width
                                       : nullptr;
           const int64_t line = pass * steps * t.prefetch_lines;
           t.prefetch = next && line < lines ? reinterpret_cast<const char*>(next + line * 16) : nullptr;
@@ -349,20 +381,32 @@ std::vector<InnerGroup> CpuBackend::row_groups(std::span<const int32_t> runs, in
 }
 
 void CpuBackend::linear(View y, bool accumulate, View x, const Weight& weight, View bias, float scale) {
-  const auto& w = static_cast<const CpuWeight&>(weight);
-  require_shape(x, x.rows, w.cols, "linear: x must be [T, w.cols]");
-  require_shape(y, x.rows, w.rows, "linear: y must be [T, w.rows]");
-  if (accumulate && bias.data) {
-    for (int64_t t = 0; t < y.rows; t++) kernels_.add(y.as<float>() + t * y.cols, bias.as<float>(), y.cols);
+  const LinearOutput output{y, weight, bias};
+  multiply_weights({&output, 1}, accumulate, x, scale);
+}
+
+void CpuBackend::linears(std::span<const LinearOutput> outputs, View x) { multiply_weights(outputs, false, x, 1); }
+
+void CpuBackend::multiply_weights(std::span<const LinearOutput> outputs, bool accumulate, View x, float scale) {
+  if (outputs.empty()) return;
+  const DType dtype = outputs.front().w.dtype;
+  std::vector<Product::Output> parts;
+  for (const LinearOutput& o : outputs) {
+    const auto& w = static_cast<const CpuWeight&>(o.w);
+    require_shape(x, x.rows, w.cols, "linear: x must be [T, w.cols]");
+    require_shape(o.y, x.rows, w.rows, "linear: y must be [T, w.rows]");
+    require(w.dtype == dtype, "linears: the weights must have one dtype");
+    for (int64_t t = 0; accumulate && o.bias.data && t < x.rows; t++) {
+      kernels_.add(o.y.as<float>() + t * o.y.cols, o.bias.as<float>(), o.y.cols);
+    }
+    parts.push_back({o.y.as<float>(), w.rows, o.bias.as<float>(), {w.packed.view().as<uint32_t>(), {}}});
   }
   Product p{};
-  p.c = y.as<float>();
-  p.m = x.rows, p.n = w.rows, p.k = w.cols;
+  p.outputs = parts;
+  p.m = x.rows, p.k = x.cols;
   p.accumulate = accumulate;
-  p.bias = bias.as<float>();
-  p.bf16 = w.dtype == DType::bf16;
+  p.bf16 = dtype == DType::bf16;
   p.a = {x.data, x.cols, false, true, scale};
-  p.b.packed = w.packed.view().as<uint32_t>();
   multiply(p);
 }
 
@@ -370,13 +414,14 @@ void CpuBackend::linear_backward_input(View dx, bool accumulate, View dy, const 
   const auto& w = static_cast<const CpuWeight&>(weight);
   require_shape(dy, dy.rows, w.rows, "linear_backward_input: dy must be [T, w.rows]");
   require_shape(dx, dy.rows, w.cols, "linear_backward_input: dx must be [T, w.cols]");
+  const PackSource source{w.row_major.view().data, w.cols, w.row_major.view().dtype == DType::bf16, false, 1};
+  const Product::Output output{dx.as<float>(), w.cols, nullptr, {nullptr, source}};
   Product p{};
-  p.c = dx.as<float>();
-  p.m = dy.rows, p.n = w.cols, p.k = w.rows;
+  p.outputs = {&output, 1};
+  p.m = dy.rows, p.k = w.rows;
   p.accumulate = accumulate;
   p.bf16 = w.dtype == DType::bf16;
   p.a = {dy.data, dy.cols, false, true, scale};
-  p.b.source = {w.row_major.view().data, w.cols, w.row_major.view().dtype == DType::bf16, false, 1};
   multiply(p);
 }
 
@@ -390,14 +435,14 @@ void CpuBackend::add_weight_gradient(View dw, View dy, View x, DType dtype, floa
   require_shape(dw, dy.cols, x.cols, "linear_backward_weight: dw must be [dy.cols, x.cols]");
   require_shape(x, dy.rows, x.cols, "linear_backward_weight: x must have dy's rows");
   if (dy.rows == 0) return;
+  const Product::Output output{dw.as<float>(), x.cols, nullptr, {nullptr, {x.data, x.cols, false, false, 1}}};
   Product p{};
-  p.c = dw.as<float>();
-  p.m = dy.cols, p.n = x.cols, p.k = dy.rows;
+  p.outputs = {&output, 1};
+  p.m = dy.cols, p.k = dy.rows;
   p.accumulate = true;
   p.one_chain = true;
   p.bf16 = dtype == DType::bf16;
   p.a = {dy.data, dy.cols, false, false, scale};
-  p.b.source = {x.data, x.cols, false, false, 1};
   p.groups = groups;
   multiply(p);
 }

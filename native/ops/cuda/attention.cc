@@ -29,19 +29,21 @@ PlanRule CudaBackend::plan_rule(const Device& device) {
   return rule;
 }
 
-std::unique_ptr<KvPool> CudaBackend::create_kv_pool(int layers, int kv_heads, int head_dim, int pages) {
+std::unique_ptr<KvPool> CudaBackend::create_kv_pool(int layers, int kv_heads, int head_dim, int pages, DType dtype) {
+  require(dtype == activations_, "create_kv_pool: expected the activations' dtype");
   require(head_dim >= 1 && head_dim <= kMaxHeadDim, "create_kv_pool: expected a head size of 1 to 256");
   auto pool = std::make_unique<CudaKvPool>();
   pool->layers = layers;
   pool->kv_heads = kv_heads;
   pool->head_dim = head_dim;
   pool->pages = pages;
-  pool->memory = Buffer(*this, int64_t{layers} * pages, int64_t{kv_heads} * 2 * kPageKeys * head_dim, activations_);
+  pool->dtype = dtype;
+  pool->memory = Buffer(*this, int64_t{layers} * pages, int64_t{kv_heads} * 2 * kPageKeys * head_dim, dtype);
   return pool;
 }
 
-size_t CudaBackend::kv_page_bytes(int kv_heads, int head_dim) const {
-  return static_cast<size_t>(kv_heads) * 2 * kPageKeys * static_cast<size_t>(head_dim) * size_of(activations_);
+size_t CudaBackend::kv_page_bytes(int kv_heads, int head_dim, DType dtype) const {
+  return static_cast<size_t>(kv_heads) * 2 * kPageKeys * static_cast<size_t>(head_dim) * size_of(dtype);
 }
 
 void CudaBackend::make_plan(const KvPool& pool, const Forest& forest, int heads) {
@@ -70,8 +72,8 @@ void CudaBackend::write_kv(KvPool& base, int layer, const Forest& forest, View k
 
 AttentionShape CudaBackend::attention_shape(const CudaKvPool& pool, int layer, int heads, float scale) {
   AttentionShape shape{};
-  const size_t layer_bytes = static_cast<size_t>(pool.pages) * kv_page_bytes(pool.kv_heads, pool.head_dim);
-  shape.kv = {pool.memory.view().as<char>() + static_cast<size_t>(layer) * layer_bytes, activations_, pool.kv_heads, pool.head_dim};
+  const size_t layer_bytes = static_cast<size_t>(pool.pages) * kv_page_bytes(pool.kv_heads, pool.head_dim, pool.dtype);
+  shape.kv = {pool.memory.view().as<char>() + static_cast<size_t>(layer) * layer_bytes, pool.dtype, pool.kv_heads, pool.head_dim};
   shape.heads = heads;
   shape.scale = scale;
   return shape;

@@ -18,7 +18,7 @@ struct CudaWeight final : Weight {
   Buffer master_values;  // f32; only for trainable bf16
 };
 
-/// [layer][page][kv head]: keys [16][d], then values [16][d], in the activations' type.
+/// [layer][page][kv head]: keys [16][d], then values [16][d].
 struct CudaKvPool final : KvPool {
   Buffer memory;
 };
@@ -72,6 +72,7 @@ class CudaBackend final : public Backend {
   int64_t step_granularity() const override;
   StepCounts step_counts() const override { return {steps_, queue_.recorded, queue_.replayed, waits_}; }
   DType activation_dtype(DType weights) const override;
+  DType cache_dtype(DType weights) const override { return activation_dtype(weights); }
 
   void* allocate(size_t bytes) override;
   void release(void* memory, size_t bytes) noexcept override;
@@ -108,8 +109,8 @@ class CudaBackend final : public Backend {
   void add(View y, View x) override;
   void scale(View y, float factor) override;
 
-  std::unique_ptr<KvPool> create_kv_pool(int layers, int kv_heads, int head_dim, int pages) override;
-  size_t kv_page_bytes(int kv_heads, int head_dim) const override;
+  std::unique_ptr<KvPool> create_kv_pool(int layers, int kv_heads, int head_dim, int pages, DType dtype) override;
+  size_t kv_page_bytes(int kv_heads, int head_dim, DType dtype) const override;
   void write_kv(KvPool& pool, int layer, const Forest& forest, View k, View v) override;
   void attention(View out, View lse, View q, const KvPool& pool, int layer, const Forest& forest, float scale) override;
   void attention_backward(View dq, View dk, View dv, View dout, View out, View lse, View q, const KvPool& pool,

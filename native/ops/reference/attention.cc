@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "../floats.h"
 #include "reference.h"
 
 namespace act {
@@ -48,18 +49,20 @@ double dot(const float* a, const float* b, int n) {
 
 }  // namespace
 
-std::unique_ptr<KvPool> ReferenceBackend::create_kv_pool(int layers, int kv_heads, int head_dim, int pages) {
+std::unique_ptr<KvPool> ReferenceBackend::create_kv_pool(int layers, int kv_heads, int head_dim, int pages,
+                                                         DType dtype) {
   auto pool = std::make_unique<ReferenceKvPool>();
   pool->layers = layers;
   pool->kv_heads = kv_heads;
   pool->head_dim = head_dim;
   pool->pages = pages;
+  pool->dtype = dtype;
   pool->memory = Buffer(*this, static_cast<int64_t>(layers) * pages,
-                        static_cast<int64_t>(kv_page_bytes(kv_heads, head_dim) / 4), DType::f32);
+                        static_cast<int64_t>(kv_page_bytes(kv_heads, head_dim, dtype) / 4), DType::f32);
   return pool;
 }
 
-size_t ReferenceBackend::kv_page_bytes(int kv_heads, int head_dim) const {
+size_t ReferenceBackend::kv_page_bytes(int kv_heads, int head_dim, DType) const {
   return static_cast<size_t>(kv_heads) * 2 * kPageKeys * static_cast<size_t>(head_dim) * 4;
 }
 
@@ -69,14 +72,18 @@ void ReferenceBackend::write_kv(KvPool& base, int layer, const Forest& forest, V
   require_shape(k, forest.rows, static_cast<int64_t>(pool.kv_heads) * d, "write_kv: k must be [T, Hk * d]");
   require_shape(v, forest.rows, static_cast<int64_t>(pool.kv_heads) * d, "write_kv: v must be [T, Hk * d]");
   segment_paths(forest);
+  const auto stored = [&](float x) { return pool.dtype == DType::bf16 ? round_to_bf16(x) : x; };
   for (const Segment& s : forest.segments) {
     for (int j = 0; j < s.query_count; j++) {
       const int lane = s.first_lane + s.key_count - s.query_count + j;
       const int page = forest.pages[static_cast<size_t>(s.first_page + lane / kPageKeys)];
       for (int h = 0; h < pool.kv_heads; h++) {
         const int64_t from = (s.query_row + j) * k.cols + h * d;
-        std::copy_n(k.as<float>() + from, d, pool.key(layer, page, h, lane % kPageKeys));
-        std::copy_n(v.as<float>() + from, d, pool.value(layer, page, h, lane % kPageKeys));
+        float *const key = pool.key(layer, page, h, lane % kPageKeys), *const value = pool.value(layer, page, h, lane % kPageKeys);
+        for (int c = 0; c < d; c++) {
+          key[c] = stored(k.as<float>()[from + c]);
+          value[c] = stored(v.as<float>()[from + c]);
+        }
       }
     }
   }

@@ -12,6 +12,7 @@ struct ReferenceWeight final : Weight {
 };
 
 /// One page of one layer and head: keys [16][d], then values [16][d].
+/// Numbers of bf16 lie here as fp32.
 struct ReferenceKvPool final : KvPool {
   Buffer memory;
   float* key(int layer, int page, int head, int lane) const { return entry(layer, page, head) + lane * head_dim; }
@@ -53,8 +54,8 @@ class ReferenceBackend final : public HostBackend {
   void add(View y, View x) override;
   void scale(View y, float factor) override;
 
-  std::unique_ptr<KvPool> create_kv_pool(int layers, int kv_heads, int head_dim, int pages) override;
-  size_t kv_page_bytes(int kv_heads, int head_dim) const override;
+  std::unique_ptr<KvPool> create_kv_pool(int layers, int kv_heads, int head_dim, int pages, DType dtype) override;
+  size_t kv_page_bytes(int kv_heads, int head_dim, DType dtype) const override;
   void write_kv(KvPool& pool, int layer, const Forest& forest, View k, View v) override;
   void attention(View out, View lse, View q, const KvPool& pool, int layer, const Forest& forest, float scale) override;
   void attention_backward(View dq, View dk, View dv, View dout, View out, View lse, View q, const KvPool& pool,

@@ -9,21 +9,23 @@ namespace {
 struct AttentionCase final : Case {
   int heads, kv_heads, dim;
   ForestShape shape;
+  DType dtype;       // of the stored keys and values
   bool all_queries;  // every key is a row of the batch: there is a backward pass
   float scale;
 
-  AttentionCase(std::string what, int heads, int kv_heads, int dim, ForestShape shape)
+  AttentionCase(std::string what, int heads, int kv_heads, int dim, ForestShape shape, DType dtype)
       : heads(heads),
         kv_heads(kv_heads),
         dim(dim),
         shape(std::move(shape)),
+        dtype(dtype),
         scale(static_cast<float>(1 / std::sqrt(dim))) {
     all_queries = true;
     for (const Segment& s : this->shape.segments) all_queries = all_queries && s.key_count == s.query_count;
     name = "attention " + std::move(what) + " H=" + std::to_string(heads) + "/" + std::to_string(kv_heads) +
-           " d=" + std::to_string(dim);
+           " d=" + std::to_string(dim) + (dtype == DType::bf16 ? " bf16" : "");
   }
-  bool differentiable() const override { return all_queries; }
+  bool differentiable() const override { return all_queries && dtype == DType::f32; }
   Tensors inputs(Rng& rng) const override {
     // Keys that are not of this batch are written first, by a batch of the same forest in which they are queries.
     int64_t keys = 0;
@@ -34,7 +36,7 @@ struct AttentionCase final : Case {
             random(rng, "old v", old, kv_heads * dim)};
   }
   std::unique_ptr<KvPool> fill(Backend& b, const Tensors& in) const {
-    auto pool = b.create_kv_pool(2, kv_heads, dim, static_cast<int>(shape.pages.size()));
+    auto pool = b.create_kv_pool(2, kv_heads, dim, static_cast<int>(shape.pages.size()), dtype);
     ForestShape before = shape;
     before.rows = 0;
     for (Segment& s : before.segments) {
@@ -86,6 +88,7 @@ struct AttentionCase final : Case {
     };
     key = std::max(largest_norm(in[1]), largest_norm(in[3]));
     value = std::max(largest_norm(in[2]), largest_norm(in[4]));
+    if (dtype == DType::bf16) key *= 1 + 1.0 / 256, value *= 1 + 1.0 / 256;  // rounding may make numbers larger
     grad = largest_norm(seeds[0]);
     const double query = largest_norm(in[0]);
     biggest = scale * query * key;  // Cauchy-Schwarz
@@ -172,13 +175,13 @@ ForestShape long_decode() {
 }
 
 void add_attention_timing(std::vector<Timing>& timings, std::string name, const ForestShape& shape, int heads,
-                          int kv_heads, int dim, bool backward) {
+                          int kv_heads, int dim, DType dtype, bool backward) {
   double pairs = 0;
   for (const Segment& s : shape.segments) {
     for (int32_t i = 0; i < s.query_count; i++) pairs += s.position + s.key_count - s.query_count + i + 1;
   }
   Timing t;
-  t.name = (backward ? "attention_backward " : "attention ") + name;
+  t.name = (backward ? "attention_backward " : "attention ") + name + (dtype == DType::bf16 ? " bf16" : "");
   t.flops = pairs * heads * dim * (backward ? 10 : 4);
   t.bytes = 0;
   t.prepare = [=](Backend& b) -> std::function<void()> {
@@ -190,7 +193,7 @@ void add_attention_timing(std::vector<Timing>& timings, std::string name, const 
     };
     auto s = std::make_shared<State>();
     s->shape = shape;
-    s->pool = b.create_kv_pool(1, kv_heads, dim, static_cast<int>(shape.pages.size()));
+    s->pool = b.create_kv_pool(1, kv_heads, dim, static_cast<int>(shape.pages.size()), dtype);
     auto fresh = [&](int n) { return std::make_unique<OnDevice>(b, random(rng, "", shape.rows, n * dim)); };
     s->q = fresh(heads), s->k = fresh(kv_heads), s->v = fresh(kv_heads), s->out = fresh(heads);
     s->dq = fresh(heads), s->dk = fresh(kv_heads), s->dv = fresh(kv_heads);
@@ -212,8 +215,9 @@ void add_attention_timing(std::vector<Timing>& timings, std::string name, const 
 }  // namespace
 
 void attention_cases(Cases& cases) {
-  auto add = [&](const char* what, int heads, int kv_heads, int dim, ForestShape shape) {
-    cases.push_back(std::make_unique<AttentionCase>(what, heads, kv_heads, dim, std::move(shape)));
+  auto add = [&](const char* what, int heads, int kv_heads, int dim, const ForestShape& shape) {
+    for (const DType dtype : {DType::f32, DType::bf16})
+      cases.push_back(std::make_unique<AttentionCase>(what, heads, kv_heads, dim, shape, dtype));
   };
   add("one key", 1, 1, 2, roots({1}));
   add("roots", 4, 2, 16, roots({7, 1, 33}));
@@ -237,14 +241,16 @@ void attention_timings(std::vector<Timing>& timings) {
   }
   for (int i = 0; i < 32; i++) lone.add(-1, 80, 1);
   for (int i = 0; i < 128; i++) episodes.add(-1, 1000, 1);  // 64 MB of keys and values: more than most caches hold
-  for (const bool backward : {false, true}) {
-    add_attention_timing(timings, "8x256 H=9/3 d=64", flat, 9, 3, 64, backward);
-    add_attention_timing(timings, "8x256 H=16/8 d=128", flat, 16, 8, 128, backward);
-    add_attention_timing(timings, "4 x (58 + 8x64) H=9/3 d=64", tree, 9, 3, 64, backward);
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const bool backward : {false, true}) {
+      add_attention_timing(timings, "8x256 H=9/3 d=64", flat, 9, 3, 64, dtype, backward);
+      add_attention_timing(timings, "8x256 H=16/8 d=128", flat, 16, 8, 128, dtype, backward);
+      add_attention_timing(timings, "4 x (58 + 8x64) H=9/3 d=64", tree, 9, 3, 64, dtype, backward);
+    }
+    add_attention_timing(timings, "decode 4x8 of 58+48 H=9/3 d=64", step, 9, 3, 64, dtype, false);
+    add_attention_timing(timings, "decode 32 of 80 H=9/3 d=64", lone, 9, 3, 64, dtype, false);
+    add_attention_timing(timings, "decode 128 of 1000 H=6/2 d=32", episodes, 6, 2, 32, dtype, false);
   }
-  add_attention_timing(timings, "decode 4x8 of 58+48 H=9/3 d=64", step, 9, 3, 64, false);
-  add_attention_timing(timings, "decode 32 of 80 H=9/3 d=64", lone, 9, 3, 64, false);
-  add_attention_timing(timings, "decode 128 of 1000 H=6/2 d=32", episodes, 6, 2, 32, false);
 }
 
 }  // namespace act::test

@@ -6,11 +6,11 @@ namespace act::cpu::ACT_ISA {
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int kScoreRows = 8, kScorePages = 3, kWeighRows = 6, kWeighVectors = 4;
+constexpr int kScoreRows = 8, kScorePages = 3, kMostPages = 4, kWeighRows = 6, kWeighVectors = 4;
 #elif defined(__AVX2__)
-constexpr int kScoreRows = 6, kScorePages = 1, kWeighRows = 6, kWeighVectors = 2;
+constexpr int kScoreRows = 6, kScorePages = 1, kMostPages = 2, kWeighRows = 6, kWeighVectors = 2;
 #else
-constexpr int kScoreRows = 2, kScorePages = 1, kWeighRows = 4, kWeighVectors = 2;
+constexpr int kScoreRows = 2, kScorePages = 1, kMostPages = 1, kWeighRows = 4, kWeighVectors = 2;
 #endif
 
 /// Pages lie anywhere in memory, which the processor's own prefetching does not foresee: while one is read, the one so
@@ -19,8 +19,8 @@ constexpr int kScoreRows = 2, kScorePages = 1, kWeighRows = 4, kWeighVectors = 2
 constexpr int kPagesAhead = 2;
 
 /// Multiplies the first P pages; with `fetch` those behind them, up to `count`, are brought closer.
-template <int R, int P>
-void score_tile(int64_t depth, const float* a, int64_t a_row, const float* const* pages, int count, bool fetch,
+template <class E, int R, int P>
+void score_tile(int64_t depth, const float* a, int64_t a_row, const void* const* pages, int count, bool fetch,
                 float scale, float* s, int64_t stride) {
   constexpr int kAhead = P > kPagesAhead ? P : kPagesAhead;
   constexpr int V = P * kParts;
@@ -29,13 +29,14 @@ void score_tile(int64_t depth, const float* a, int64_t a_row, const float* const
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
     for (int j = 0; j < V; j++) acc[r][j] = zero();
-  const float *page[P], *next[P];
+  const E *page[P], *next[P];
   for (int p = 0; p < P; p++) {
-    page[p] = pages[p];
-    next[p] = pages[p + kAhead < count ? p + kAhead : p];
+    page[p] = static_cast<const E*>(pages[p]);
+    next[p] = static_cast<const E*>(pages[p + kAhead < count ? p + kAhead : p]);
   }
+  constexpr int kStepsPerLine = 4 / sizeof(E);
   for (int64_t i = 0; i < depth; i++) {
-    if (fetch) {
+    if (fetch && i % kStepsPerLine == 0) {
 #pragma GCC unroll 4
       for (int p = 0; p < P; p++) __builtin_prefetch(next[p] + i * 16);
     }
@@ -55,27 +56,43 @@ void score_tile(int64_t depth, const float* a, int64_t a_row, const float* const
     for (int j = 0; j < V; j++) store(s + r * stride + j * kWidth, acc[r][j] * scale);
 }
 
-using ScoreTile = void (*)(int64_t, const float*, int64_t, const float* const*, int, bool, float, float*, int64_t);
-template <int P, int R = 1>
-ScoreTile score_tile_of(int rows) {
-  if constexpr (R <= kScoreRows) {
-    return rows == R ? score_tile<R, P> : score_tile_of<P, R + 1>(rows);
-  } else {
-    return nullptr;
+/// Pages that a tile of `rows` rows takes at once: few rows take more, so that as many chains are under way.
+constexpr int most_pages(int rows) { return kScoreRows * kScorePages / rows < kMostPages ? kScoreRows * kScorePages / rows : kMostPages; }
+
+template <class E, int R, int P = most_pages(R)>
+ACT_INLINE void score_pages(int pages_now, int64_t depth, const float* a, int64_t a_row, const void* const* pages, int count,
+                            bool fetch, float scale, float* s, int64_t stride) {
+  if constexpr (P > 1) {
+    if (pages_now < P) return score_pages<E, R, P - 1>(pages_now, depth, a, a_row, pages, count, fetch, scale, s, stride);
+  }
+  score_tile<E, R, P>(depth, a, a_row, pages, count, fetch, scale, s, stride);
+}
+
+template <class E, int R>
+void score_rows(int page_count, int64_t depth, const float* a, int64_t a_row, const void* const* pages, bool fetch,
+                float scale, float* s, int64_t stride) {
+  constexpr int kMost = most_pages(R);
+  for (int p = 0, now; p < page_count; p += now) {
+    const int left = page_count - p;
+    now = left >= 2 * kMost ? kMost : left > kMost ? (left + 1) / 2 : left;
+    score_pages<E, R>(now, depth, a, a_row, pages + p, left, fetch, scale, s + 16 * p, stride);
   }
 }
 
-void scores(int rows, int page_count, int64_t depth, const float* a, int64_t a_row, const float* const* pages,
+template <class E, int R = 1>
+void scores_of(int rows, int page_count, int64_t depth, const float* a, int64_t a_row, const void* const* pages,
+               bool fetch, float scale, float* s, int64_t stride) {
+  if (rows == R) return score_rows<E, R>(page_count, depth, a, a_row, pages, fetch, scale, s, stride);
+  if constexpr (R < kScoreRows) scores_of<E, R + 1>(rows, page_count, depth, a, a_row, pages, fetch, scale, s, stride);
+}
+
+void scores(int rows, int page_count, int64_t depth, const float* a, int64_t a_row, const void* const* pages, bool bf16,
             bool fetch, float scale, float* s, int64_t stride) {
-  const ScoreTile widest = score_tile_of<kScorePages>(rows), single = score_tile_of<1>(rows);
-  int p = 0;
-  for (; p + kScorePages <= page_count; p += kScorePages) {
-    widest(depth, a, a_row, pages + p, page_count - p, fetch, scale, s + 16 * p, stride);
-  }
-  for (; p < page_count; p++) single(depth, a, a_row, pages + p, page_count - p, fetch, scale, s + 16 * p, stride);
+  if (bf16) return scores_of<uint16_t>(rows, page_count, depth, a, a_row, pages, fetch, scale, s, stride);
+  scores_of<float>(rows, page_count, depth, a, a_row, pages, fetch, scale, s, stride);
 }
 
-template <int R, int V>
+template <class E, int R, int V>
 void weigh_tile(const RowRun* runs, int run_count, int64_t run_stride, bool fetch, const float* p, int64_t p_row,
                 int64_t p_step, int64_t column, float* acc, int64_t acc_stride) {
   vf sum[R][V];
@@ -83,11 +100,12 @@ void weigh_tile(const RowRun* runs, int run_count, int64_t run_stride, bool fetc
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
     for (int j = 0; j < V; j++) sum[r][j] = load(acc + r * acc_stride + column + j * kWidth);
+  constexpr int kVectorsPerLine = 64 / sizeof(E) / kWidth;
   for (int run = 0; run < run_count; run++) {
-    const float* row = runs[run].rows + column;
-    const float* next = runs[run + kPagesAhead < run_count ? run + kPagesAhead : run].rows + column;
+    const E* row = static_cast<const E*>(runs[run].rows) + column;
+    const E* next = static_cast<const E*>(runs[run + kPagesAhead < run_count ? run + kPagesAhead : run].rows) + column;
     for (int64_t i = 0; i < runs[run].count; i++, row += run_stride, next += run_stride, p += p_step) {
-      for (int j = 0; fetch && j < V; j += 16 / kWidth) __builtin_prefetch(next + j * kWidth);
+      for (int j = 0; fetch && j < V; j += kVectorsPerLine) __builtin_prefetch(next + j * kWidth);
       vf value[V];
 #pragma GCC unroll 4
       for (int j = 0; j < V; j++) value[j] = load(row + j * kWidth);
@@ -105,35 +123,34 @@ void weigh_tile(const RowRun* runs, int run_count, int64_t run_stride, bool fetc
     for (int j = 0; j < V; j++) store(acc + r * acc_stride + column + j * kWidth, sum[r][j]);
 }
 
-template <int R>
+template <class E, int R>
 void weigh_rows(int64_t columns, const RowRun* runs, int run_count, int64_t run_stride, bool fetch, const float* p,
                 int64_t p_row, int64_t p_step, float* acc, int64_t acc_stride) {
   int64_t column = 0;
   for (; column + kWeighVectors * kWidth <= columns; column += kWeighVectors * kWidth) {
-    weigh_tile<R, kWeighVectors>(runs, run_count, run_stride, fetch, p, p_row, p_step, column, acc, acc_stride);
+    weigh_tile<E, R, kWeighVectors>(runs, run_count, run_stride, fetch, p, p_row, p_step, column, acc, acc_stride);
   }
   if (column + 2 * kWidth <= columns) {
-    weigh_tile<R, 2>(runs, run_count, run_stride, fetch, p, p_row, p_step, column, acc, acc_stride);
+    weigh_tile<E, R, 2>(runs, run_count, run_stride, fetch, p, p_row, p_step, column, acc, acc_stride);
     column += 2 * kWidth;
   }
   for (; column < columns; column += kWidth) {
-    weigh_tile<R, 1>(runs, run_count, run_stride, fetch, p, p_row, p_step, column, acc, acc_stride);
+    weigh_tile<E, R, 1>(runs, run_count, run_stride, fetch, p, p_row, p_step, column, acc, acc_stride);
   }
 }
 
-void weigh(int rows, int64_t columns, const RowRun* runs, int run_count, int64_t run_stride, bool fetch,
+template <class E, int R = 1>
+void weigh_of(int rows, int64_t columns, const RowRun* runs, int run_count, int64_t run_stride, bool fetch,
+              const float* p, int64_t p_row, int64_t p_step, float* acc, int64_t acc_stride) {
+  if (rows == R) return weigh_rows<E, R>(columns, runs, run_count, run_stride, fetch, p, p_row, p_step, acc, acc_stride);
+  if constexpr (R < kWeighRows)
+    weigh_of<E, R + 1>(rows, columns, runs, run_count, run_stride, fetch, p, p_row, p_step, acc, acc_stride);
+}
+
+void weigh(int rows, int64_t columns, const RowRun* runs, int run_count, int64_t run_stride, bool bf16, bool fetch,
            const float* p, int64_t p_row, int64_t p_step, float* acc, int64_t acc_stride) {
-  static_assert(kWeighRows <= 6);
-  switch (rows) {
-    case 1: return weigh_rows<1>(columns, runs, run_count, run_stride, fetch, p, p_row, p_step, acc, acc_stride);
-    case 2: return weigh_rows<2>(columns, runs, run_count, run_stride, fetch, p, p_row, p_step, acc, acc_stride);
-    case 3: return weigh_rows<3>(columns, runs, run_count, run_stride, fetch, p, p_row, p_step, acc, acc_stride);
-    case 4: return weigh_rows<4>(columns, runs, run_count, run_stride, fetch, p, p_row, p_step, acc, acc_stride);
-#if defined(__AVX2__)
-    case 5: return weigh_rows<5>(columns, runs, run_count, run_stride, fetch, p, p_row, p_step, acc, acc_stride);
-    case 6: return weigh_rows<6>(columns, runs, run_count, run_stride, fetch, p, p_row, p_step, acc, acc_stride);
-#endif
-  }
+  if (bf16) return weigh_of<uint16_t>(rows, columns, runs, run_count, run_stride, fetch, p, p_row, p_step, acc, acc_stride);
+  weigh_of<float>(rows, columns, runs, run_count, run_stride, fetch, p, p_row, p_step, acc, acc_stride);
 }
 
 void softmax(float* s, int64_t n, float* max, float* sum) {
@@ -174,7 +191,6 @@ void softmax_backward(float* s, float* dp, int64_t n, float lse, float delta, fl
 
 void fill_attention(Kernels& k) {
   k.score_rows = kScoreRows;
-  k.score_pages = kScorePages;
   k.weigh_rows = kWeighRows;
   k.scores = scores;
   k.weigh = weigh;

@@ -50,6 +50,14 @@ void round_bf16(float* y, const float* x, int64_t n) {
               [&](int64_t i, int64_t lanes) { store_up_to(y + i, (vf)round_bits(load_up_to(x + i, lanes)), lanes); });
 }
 
+void to_bf16(uint16_t* y, const float* x, int64_t n) {
+  for (int64_t i = 0; i < n; i += kWidth) {
+    const int64_t lanes = n - i < kWidth ? n - i : kWidth;
+    const vh h = __builtin_convertvector(round_bits(load_up_to(x + i, lanes)) >> 16, vh);
+    memcpy(y + i, &h, static_cast<size_t>(lanes) * 2);
+  }
+}
+
 /// sum over i of term(i), in 32 chains by i modulo 32; term maps (offset, lanes there) to a pair of factors.
 template <class Factors>
 ACT_INLINE float chains(int64_t n, Factors factors) {
@@ -134,6 +142,7 @@ void fill_elementwise(Kernels& k) {
   k.add = add;
   k.scale = scale;
   k.round_bf16 = round_bf16;
+  k.to_bf16 = to_bf16;
   k.dot = dot;
   k.rms_norm = rms_norm;
   k.rms_norm_backward = rms_norm_backward;

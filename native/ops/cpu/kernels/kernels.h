@@ -54,7 +54,7 @@ struct PackSource {
 
 /// A run of rows in memory: `count` rows from `rows` on.
 struct RowRun {
-  const float* rows;
+  const void* rows;
   int64_t count;
 };
 
@@ -87,15 +87,16 @@ struct Kernels {
                int width, void* out);
 
   // --- attention ---
-  int score_rows, score_pages;  // the largest tile of `scores`
-  /// s[r * stride + 16 p + lane] = scale * sum over i < depth of a[r * a_row + i] * pages[p][i * 16 + lane].
+  int score_rows;  // the largest `rows` of `scores`
+  /// s[r * stride + 16 p + lane] = scale * sum over i < depth of a[r * a_row + i] * pages[p][i * 16 + lane], the pages
+  /// of fp32 or bf16.
   /// fetch: the pages come from memory, not from a cache; each is prefetched while the ones before it are read.
-  void (*scores)(int rows, int page_count, int64_t depth, const float* a, int64_t a_row, const float* const* pages,
-                 bool fetch, float scale, float* s, int64_t stride);
+  void (*scores)(int rows, int page_count, int64_t depth, const float* a, int64_t a_row, const void* const* pages,
+                 bool bf16, bool fetch, float scale, float* s, int64_t stride);
   int weigh_rows;  // the largest `rows` of `weigh`
   /// acc[r * acc_stride + c] += sum over the runs' rows i (numbered through) of p[r * p_row + i * p_step] * row_i[c],
-  /// one chain per element; `columns` is a multiple of 16. fetch: as in `scores`, of runs.
-  void (*weigh)(int rows, int64_t columns, const RowRun* runs, int run_count, int64_t run_stride, bool fetch,
+  /// one chain per element; `columns` is a multiple of 16; rows of fp32 or bf16. fetch: as in `scores`, of runs.
+  void (*weigh)(int rows, int64_t columns, const RowRun* runs, int run_count, int64_t run_stride, bool bf16, bool fetch,
                 const float* p, int64_t p_row, int64_t p_step, float* acc, int64_t acc_stride);
   /// s[0..n) = exp(s - max), s[n .. n rounded up to 16) = 0; lane sums by index modulo 16.
   void (*softmax)(float* s, int64_t n, float* max, float* sum);
@@ -110,6 +111,7 @@ struct Kernels {
   void (*add)(float* y, const float* x, int64_t n);
   void (*scale)(float* y, float factor, int64_t n);
   void (*round_bf16)(float* y, const float* x, int64_t n);  // fp32 numbers rounded to bf16
+  void (*to_bf16)(uint16_t* y, const float* x, int64_t n);
   /// factor * x as a row of the format bf16_weight, zeros up to a whole unit or group.
   void (*bf16_row)(uint32_t* y, const float* x, float factor, int64_t n);
   float (*dot)(const float* a, const float* b, int64_t n);  // 32 interleaved chains, fixed tree

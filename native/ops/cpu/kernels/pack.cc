@@ -82,11 +82,6 @@ ACT_INLINE vu load_units(const float* p, vf scale) {
   return pair(even_lanes(a, b, lanes), odd_lanes(a, b, lanes));
 #endif
 }
-ACT_INLINE vu widen(const uint16_t* p) {
-  vh h;
-  memcpy(&h, p, sizeof h);
-  return __builtin_convertvector(h, vu);
-}
 /// bf16 source.
 template <PanelFormat F>
 ACT_INLINE vu load_units(const uint16_t* p, vf) {

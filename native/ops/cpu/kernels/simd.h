@@ -129,6 +129,14 @@ ACT_INLINE vf square_root(vf x) {
 #endif
 }
 
+ACT_INLINE vu widen(const uint16_t* p) {
+  vh h;
+  memcpy(&h, p, sizeof h);
+  return __builtin_convertvector(h, vu);
+}
+/// Numbers of bf16.
+ACT_INLINE vf load(const uint16_t* p) { return (vf)(widen(p) << 16); }
+
 /// fp32 rounded to nearest even bf16, still in 32 bits (the low half is 0). NaN stays NaN.
 ACT_INLINE vu round_bits(vf x) {
   const vu u = (vu)x;
