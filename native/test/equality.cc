@@ -77,9 +77,11 @@ void add_product_checks(std::vector<Check>& checks, Isa isa, DType dtype) {
                       for (const int64_t rows : {1, 7, 150}) {
                         const OnDevice x(*b, random(rng, "x", rows, 801)), bias(*b, random(rng, "bias", 1, 130));
                         std::vector<std::unique_ptr<Weight>> weights;
-                        for (const int64_t n : {130, 3, 50}) weights.push_back(make_weight(*b, random(rng, "w", n, 801), dtype));
+                        for (const int64_t n : {130, 3, 50})
+                          weights.push_back(make_weight(*b, random(rng, "w", n, 801), dtype));
                         const OnDevice y0(*b, rows, 130), y1(*b, rows, 3), y2(*b, rows, 50);
-                        const std::array<LinearOutput, 3> outputs{{{y0, *weights[0], bias}, {y1, *weights[1], {}}, {y2, *weights[2], {}}}};
+                        const std::array<LinearOutput, 3> outputs{
+                            {{y0, *weights[0], bias}, {y1, *weights[1], {}}, {y2, *weights[2], {}}}};
                         b->linears(outputs, x);
                         for (size_t i = 0; i < outputs.size(); i++) {
                           const OnDevice want(*b, rows, outputs[i].y.cols);

@@ -93,7 +93,8 @@ void CpuBackend::attention_backward(View dq, View dk, View dv, View dout, View o
         float* key = keys.keys + slot / kPageKeys * d * kPageKeys + slot % kPageKeys;
         float* value = keys.values + slot / kPageKeys * d * kPageKeys + slot % kPageKeys;
         float* key_row = keys.key_rows + slot * padded;
-        const void *const keys_at = pages.at(page, lane), *const value_at = pages.at(page, pool.values_at() + lane * padded);
+        const void* const keys_at = pages.at(page, lane);
+        const void* const value_at = pages.at(page, pool.values_at() + lane * padded);
         for (int64_t c = 0; c < d; c++) {
           key_row[c] = key[c * kPageKeys] = element_as_float(keys_at, pool.dtype, c * kPageKeys);
           value[c * kPageKeys] = element_as_float(value_at, pool.dtype, c);

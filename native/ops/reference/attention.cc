@@ -79,7 +79,8 @@ void ReferenceBackend::write_kv(KvPool& base, int layer, const Forest& forest, V
       const int page = forest.pages[static_cast<size_t>(s.first_page + lane / kPageKeys)];
       for (int h = 0; h < pool.kv_heads; h++) {
         const int64_t from = (s.query_row + j) * k.cols + h * d;
-        float *const key = pool.key(layer, page, h, lane % kPageKeys), *const value = pool.value(layer, page, h, lane % kPageKeys);
+        float* const key = pool.key(layer, page, h, lane % kPageKeys);
+        float* const value = pool.value(layer, page, h, lane % kPageKeys);
         for (int c = 0; c < d; c++) {
           key[c] = stored(k.as<float>()[from + c]);
           value[c] = stored(v.as<float>()[from + c]);

@@ -57,13 +57,17 @@ void score_tile(int64_t depth, const float* a, int64_t a_row, const void* const*
 }
 
 /// Pages that a tile of `rows` rows takes at once: few rows take more, so that as many chains are under way.
-constexpr int most_pages(int rows) { return kScoreRows * kScorePages / rows < kMostPages ? kScoreRows * kScorePages / rows : kMostPages; }
+constexpr int most_pages(int rows) {
+  const int pages = kScoreRows * kScorePages / rows;
+  return pages < kMostPages ? pages : kMostPages;
+}
 
+/// The first `now` <= P pages.
 template <class E, int R, int P = most_pages(R)>
-ACT_INLINE void score_pages(int pages_now, int64_t depth, const float* a, int64_t a_row, const void* const* pages, int count,
+ACT_INLINE void score_pages(int now, int64_t depth, const float* a, int64_t a_row, const void* const* pages, int count,
                             bool fetch, float scale, float* s, int64_t stride) {
   if constexpr (P > 1) {
-    if (pages_now < P) return score_pages<E, R, P - 1>(pages_now, depth, a, a_row, pages, count, fetch, scale, s, stride);
+    if (now < P) return score_pages<E, R, P - 1>(now, depth, a, a_row, pages, count, fetch, scale, s, stride);
   }
   score_tile<E, R, P>(depth, a, a_row, pages, count, fetch, scale, s, stride);
 }
@@ -142,14 +146,16 @@ void weigh_rows(int64_t columns, const RowRun* runs, int run_count, int64_t run_
 template <class E, int R = 1>
 void weigh_of(int rows, int64_t columns, const RowRun* runs, int run_count, int64_t run_stride, bool fetch,
               const float* p, int64_t p_row, int64_t p_step, float* acc, int64_t acc_stride) {
-  if (rows == R) return weigh_rows<E, R>(columns, runs, run_count, run_stride, fetch, p, p_row, p_step, acc, acc_stride);
+  if (rows == R)
+    return weigh_rows<E, R>(columns, runs, run_count, run_stride, fetch, p, p_row, p_step, acc, acc_stride);
   if constexpr (R < kWeighRows)
     weigh_of<E, R + 1>(rows, columns, runs, run_count, run_stride, fetch, p, p_row, p_step, acc, acc_stride);
 }
 
 void weigh(int rows, int64_t columns, const RowRun* runs, int run_count, int64_t run_stride, bool bf16, bool fetch,
            const float* p, int64_t p_row, int64_t p_step, float* acc, int64_t acc_stride) {
-  if (bf16) return weigh_of<uint16_t>(rows, columns, runs, run_count, run_stride, fetch, p, p_row, p_step, acc, acc_stride);
+  if (bf16)
+    return weigh_of<uint16_t>(rows, columns, runs, run_count, run_stride, fetch, p, p_row, p_step, acc, acc_stride);
   weigh_of<float>(rows, columns, runs, run_count, run_stride, fetch, p, p_row, p_step, acc, acc_stride);
 }
 
