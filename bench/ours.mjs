@@ -104,7 +104,8 @@ const makeWorkload = {
           const sampled = await engine.generate(request);
           // Every completion is cut at 64 tokens, on both sides; the peer trains on them as they are.
           const completions = sampled.map((c) => ({ ...c, finishReason: "stop" }));
-          const outcomes = completions.map((c) => ({ reward: new Set(c.tokens).size, malformed: false }));
+          // A group of equal rewards would not be trained on here, but is by the peer: these differ.
+          const outcomes = completions.map((c) => ({ reward: c.tokens[0] / shape.vocab_size, malformed: false }));
           return groupOfCompletions(prompt, completions, outcomes);
         }),
       );
