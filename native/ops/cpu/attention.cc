@@ -38,8 +38,8 @@ void weigh_visit(const Kernels& k, const TileRows& tile, const Visit& visit, con
       const RowRun whole = last;  // only the keys seen: what lies behind them is not this segment's
       last.count = std::min<int64_t>(whole.count, seen - (end == 1 ? 0 : (end - 1) * kPageKeys - s.first_lane));
       const float* const at = p + row * stride + kScoreMargin + s.position + first_key;
-      k.weigh(rows, columns, chunk, end - from, columns, pages.pages.dtype == DType::bf16, tile.begins(visit, row), at,
-              stride, 1, acc + row * columns, columns);
+      k.weigh(rows, columns, chunk, end - from, columns, pages.bf16(), tile.begins(visit, row), at, stride, 1,
+              acc + row * columns, columns);
       last = whole;
     });
   }

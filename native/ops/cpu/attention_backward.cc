@@ -143,8 +143,8 @@ void CpuBackend::attention_backward(View dq, View dk, View dv, View dout, View o
         const int64_t slot = first_key[static_cast<size_t>(visit.segment)], column = kScoreMargin + s.position;
         view.for_row_blocks(visit, k.weigh_rows, [&](int64_t row, int count, int32_t first, int32_t end) {
           const RowRun run{keys.key_rows + slot * padded, view.seen(s, first, end)};
-          k.weigh(count, padded, &run, 1, padded, false, false, ds + row * stride + column, stride, 1, dq_rows + row * padded,
-                  padded);
+          k.weigh(count, padded, &run, 1, padded, false, false, ds + row * stride + column, stride, 1,
+                  dq_rows + row * padded, padded);
         });
         const int32_t seen = view.seen(s, visit.first, visit.last + 1);
         int32_t from_query = visit.first;  // the first that sees the block's first key

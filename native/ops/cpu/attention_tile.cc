@@ -19,8 +19,8 @@ void score_visit(const Kernels& k, const TileRows& tile, const Visit& visit, con
       if (shared_page) {
         for (int r = 0; r < rows; r++) std::copy_n(at + r * stride, pages.first_lane, kept[r]);
       }
-      k.scores(rows, end - from, depth, q + row * q_stride, q_stride, chunk, pages.pages.dtype == DType::bf16,
-               tile.begins(visit, row), scale, at, stride);
+      k.scores(rows, end - from, depth, q + row * q_stride, q_stride, chunk, pages.bf16(), tile.begins(visit, row),
+               scale, at, stride);
       if (shared_page) {
         for (int r = 0; r < rows; r++) std::copy_n(kept[r], pages.first_lane, at + r * stride);
       }

@@ -76,6 +76,7 @@ struct SegmentPages {
   int32_t first_lane;      // of the segment's first key in its first page
   const int32_t* numbers;  // page numbers; null: one after the other from the first on
   Pages pages;
+  bool bf16() const { return pages.dtype == DType::bf16; }
   const void* at(int32_t page, int64_t i = 0) const { return pages.at(numbers ? numbers[page] : page, i); }
 };
 
