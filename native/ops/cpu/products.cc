@@ -19,6 +19,7 @@ constexpr int64_t kInnerBlock = 384, kTilesInnerBlock = 144;
 constexpr int64_t kChain = 64;
 /// Packed operands of one round stay in the last-level cache.
 constexpr int64_t kLeftUnits = 2 << 20, kRightUnits = 2 << 20;
+constexpr int64_t kFirstLevelWords = 8 << 10, kFewRows = 128;  // read_in_place
 constexpr int64_t kTilesPerTask = 16, kPanelsPerTask = 8, kCopiedRowsPerTask = 8;
 /// Units that one task packs of a matrix whose rows are contiguous: reads whole stretches of few rows, so that every
 /// cache line and page is met once.
@@ -58,7 +59,8 @@ struct Panels {
   int64_t rows;   // of the operand
   int64_t count;  // panels
   int64_t width;  // of a panel, zeros included; 0: rows are split evenly and panels are as wide as they have rows
-  int64_t least = rows / count, wider = rows % count;  // split evenly: rows of a panel, and how many have one more
+  // Split evenly: rows of a panel, and how many have one more.
+  int64_t least = count ? rows / count : 0, wider = count ? rows % count : 0;
 
   int64_t start(int64_t i) const { return width ? i * width : least * i + std::min(i, wider); }
   int64_t height(int64_t i) const { return width ? std::min(width, rows - i * width) : least + (i < wider ? 1 : 0); }
@@ -174,6 +176,61 @@ struct LeftOperand {
   }
 };
 
+/// The right operand of a round: panels, of which the first `in_place` are the matrix as it lies.
+struct RightPanels {
+  Panels packed;          // the others
+  const uint32_t* words;  // of those
+  int64_t in_place = 0;
+  const uint32_t* matrix = nullptr;  // from the round's first unit on
+  int64_t stride = 0;                // of the matrix
+
+  struct Panel {
+    const uint32_t* words;
+    int64_t step;  // from one unit to the next
+  };
+  int64_t count() const { return in_place + packed.count; }
+  int64_t columns(int64_t i) const { return i < in_place ? packed.width : packed.height(i - in_place); }
+  Panel at(int64_t unit, int64_t block_units, int64_t i) const {
+    if (i < in_place) return {matrix + unit * stride + i * packed.width, stride};
+    return {words + packed.offset(unit, block_units, i - in_place), packed.width};
+  }
+};
+
+/// The tiles of a panel share the prefetch of the next panel: one line a unit where that is enough, each tile its part,
+/// else the first tiles whole units.
+struct Prefetch {
+  const char* from;
+  int64_t steps, lines;  // units or groups of a tile, and lines of one
+  int64_t step;          // bytes from one to the next
+  int64_t all;           // how many tiles share it
+  int64_t from_tile;     // bytes from one tile's part to the next's
+
+  Prefetch(const RightPanels::Panel& next, const Panels& panels, int64_t units, int64_t tiles)
+      : from(reinterpret_cast<const char*>(next.words)) {
+    const bool integers = panels.format == PanelFormat::integers;
+    steps = integers ? units / kIntegerGroupUnits : units;
+    const int64_t line_count = ceil_div(panels.width * panels.words(units), 16), share = ceil_div(line_count, steps * tiles);
+    lines = integers || share == 1 ? share : ceil_div(line_count, steps);
+    const bool lying = next.step != panels.width;
+    all = ceil_div(line_count, steps * lines);
+    step = lying ? next.step * 4 : lines * 64;
+    from_tile = lying ? lines * 64 : steps * step;
+  }
+  void place(GemmTile& t, int64_t tile) const {
+    t.prefetch = from && tile < all ? from + tile * from_tile : nullptr;
+    t.prefetch_lines = static_cast<int>(lines);
+    t.prefetch_step = step;
+  }
+};
+
+/// Whether whole panels of B are read from the matrix as it lies: of fp32, where units follow each other. A packed panel
+/// pays only if it stays in the first-level cache for many tiles.
+bool read_in_place(const Product& x, PanelFormat format, int64_t width, int64_t block) {
+  const RightOperand& b = x.outputs.front().b;
+  const bool can = !b.packed && format == PanelFormat::f32 && !b.source.inner_contiguous && x.groups.empty();
+  return can && (width * block > kFirstLevelWords || x.m <= kFewRows);
+}
+
 }  // namespace
 
 PanelFormat CpuBackend::left_format(bool bf16, bool packed) const {
@@ -218,7 +275,7 @@ void CpuBackend::multiply(const Product& x) {
   const int64_t block = inner_block(units, format);
   // Rounds: at most kRightUnits of B where it has to be packed, at most kLeftUnits of A.
   int64_t span = std::min(units, std::max(block, kLeftUnits / 128 / block * block));
-  if (!first.b.packed) {
+  if (!first.b.packed && !(read_in_place(x, format, columns(format), block) && first.n % columns(format) == 0)) {
     span = std::min(span, std::max<int64_t>(1, kRightUnits / (round_up(first.n, columns(format)) * block)) * block);
   }
   const int64_t rows = std::max<int64_t>(1, kLeftUnits / (span * 128)) * 128;
@@ -236,11 +293,9 @@ void CpuBackend::multiply_block(const Product& x, PanelFormat format, int64_t ro
   const PanelFormat right_format = format == PanelFormat::tiles ? PanelFormat::pairs : format;
   const Panels tiles{format, rows, ceil_div(rows, height), format == PanelFormat::tiles ? height : 0};
   const Product::Output& first = x.outputs.front();
-  const Panels panels{right_format, first.n, ceil_div(first.n, width), width};
 
   const auto words = [](float* p) { return reinterpret_cast<uint32_t*>(p); };
   using Form = LeftOperand::Form;
-  const bool integers = format == PanelFormat::integers;
   const Form form = !x.a.inner_contiguous || format == PanelFormat::tiles ? Form::panels
                     : format != PanelFormat::f32 || x.a.scale != 1        ? Form::copied_rows
                                                                           : Form::in_place;
@@ -252,41 +307,46 @@ void CpuBackend::multiply_block(const Product& x, PanelFormat format, int64_t ro
       in_place ? static_cast<const uint32_t*>(x.a.data) + row0 * x.a.stride + unit0 : to_left,
       in_place ? x.a.stride : tiles.words(units),
   };
-  const uint32_t* packed_here = nullptr;
+
+  // Tasks: some tiles by some panels of one output.
+  struct Part {
+    const Product::Output* output;
+    RightPanels panels;
+    int64_t panel_tasks, first_task;
+  };
+  std::vector<Part> parts;
   if (first.b.packed) {
     if (rows * units < 4096) {
       for (int64_t i = 0; i < left.tasks(); i++) left.run(kernels_, i);
     } else {
       pool_.run(left.tasks(), [&](int64_t i, int) { left.run(kernels_, i); });
     }
+    for (const Product::Output& output : x.outputs) {
+      const Panels panels{right_format, output.n, ceil_div(output.n, width), width};
+      parts.push_back({&output, {panels, output.b.packed + panels.padded_rows() * panels.words(unit0)}, 0, 0});
+    }
   } else {
-    uint32_t* const to = words(right_panels_.get(*this, panels.padded_rows() * panels.words(units)));
-    packed_here = to;
-    const Packing pack_right{first.b.source, panels, to, 0, unit0, units, block, x.k, x.groups};
-    const int64_t right_tasks = row0 == 0 ? pack_right.tasks() : 0;  // later rounds of rows find it packed
+    const PackSource& source = first.b.source;
+    const int64_t lying = read_in_place(x, format, width, block) ? first.n / width : 0, rest = first.n - lying * width;
+    const Panels panels{right_format, rest, ceil_div(rest, width), width};
+    uint32_t* const to = rest ? words(right_panels_.get(*this, panels.padded_rows() * panels.words(units))) : nullptr;
+    const Packing right{source, panels, to, lying * width, unit0, units, block, x.k, x.groups};
+    const int64_t right_tasks = row0 == 0 ? right.tasks() : 0;  // later rounds of rows find it packed
     pool_.run(right_tasks + left.tasks(), [&](int64_t i, int) {
-      i < right_tasks ? pack_right.run(kernels_, i) : left.run(kernels_, i - right_tasks);
+      i < right_tasks ? right.run(kernels_, i) : left.run(kernels_, i - right_tasks);
     });
+    const auto* const matrix = lying ? static_cast<const uint32_t*>(source.data) + unit0 * source.stride : nullptr;
+    parts.push_back({&first, {panels, to, lying, matrix, source.stride}, 0, 0});
   }
 
-  // Tasks: some tiles by some panels of one output.
-  struct Part {
-    const Product::Output* output;
-    Panels panels;
-    const uint32_t* right;  // where this round's first block begins
-    int64_t panel_tasks, first_task;
-  };
-  std::vector<Part> parts;
   int64_t all_panels = 0, tasks = 0;
-  for (const Product::Output& output : x.outputs) all_panels += ceil_div(output.n, width);
+  for (const Part& part : parts) all_panels += part.panels.count();
   const int64_t tile_tasks = ceil_div(tiles.count, kTilesPerTask);
   const int64_t wanted = std::max<int64_t>(1, all_panels * tile_tasks / (4 * pool_.threads()));
-  for (const Product::Output& output : x.outputs) {
-    const Panels of{right_format, output.n, ceil_div(output.n, width), width};
-    const uint32_t* const right = output.b.packed ? output.b.packed + of.padded_rows() * of.words(unit0) : packed_here;
-    const int64_t panel_tasks = ceil_div(of.count, std::min(kPanelsPerTask, wanted));
-    parts.push_back({&output, of, right, panel_tasks, tasks});
-    tasks += tile_tasks * panel_tasks;
+  for (Part& part : parts) {
+    part.panel_tasks = ceil_div(part.panels.count(), std::min(kPanelsPerTask, wanted));
+    part.first_task = tasks;
+    tasks += tile_tasks * part.panel_tasks;
   }
   struct Place {
     const Part& part;
@@ -297,51 +357,46 @@ void CpuBackend::multiply_block(const Product& x, PanelFormat format, int64_t ro
     while (task < parts[i].first_task) i--;
     const Part& part = parts[i];
     const int64_t own = task - part.first_task, p = own / tile_tasks;
-    return Place{part, own % tile_tasks, part.panels.count * p / part.panel_tasks,
-                 part.panels.count * (p + 1) / part.panel_tasks};
+    return Place{part, own % tile_tasks, part.panels.count() * p / part.panel_tasks,
+                 part.panels.count() * (p + 1) / part.panel_tasks};
   };
   pool_.run(tasks, [&](int64_t task, int) {
     const auto& [part, i, panel0, panel1] = place_of(task);
-    const Panels& panels = part.panels;
+    const RightPanels& panels = part.panels;
     const int64_t n = part.output->n;
     const int64_t tile0 = tiles.count * i / tile_tasks, tile1 = tiles.count * (i + 1) / tile_tasks;
     // What this thread will probably read next comes from memory or a farther cache: the tiles share its prefetch.
-    const uint32_t* next_task = nullptr;
+    RightPanels::Panel next_task{};
     if (task + pool_.threads() < tasks) {
       const Place later = place_of(task + pool_.threads());
-      next_task = later.part.right + later.part.panels.offset(0, std::min(block, units), later.panel0);
+      next_task = later.part.panels.at(0, std::min(block, units), later.panel0);
     }
     GemmTile t{};
     t.chain = x.one_chain || x.bf16 ? 0 : kChain;
     t.c_stride = n;
     for (int64_t u = 0; u < units; u += block) {
-      const int64_t count = std::min(block, units - u), panel_words = panels.words(count);
+      const int64_t count = std::min(block, units - u), later = u + block;
       const bool continues = x.accumulate || unit0 + u > 0;
       t.units = count;
       t.init_stride = continues ? n : 0;
       for (int64_t p = panel0; p < panel1; p++) {
-        const uint32_t* const panel = part.right + panels.offset(u, count, p);
-        t.b = panel;
-        t.columns = static_cast<int>(panels.height(p));
+        const RightPanels::Panel panel = panels.at(u, count, p);
+        t.b = panel.words, t.b_step = panel.step;
+        t.columns = static_cast<int>(panels.columns(p));
         float* const c = part.output->c + row0 * n + p * width;
-        const int64_t later = u + block;
-        const uint32_t* const next =
-            p + 1 < panel1  ? panel + width * panel_words
-            : later < units ? part.right + panels.offset(later, std::min(block, units - later), panel0)
-                            : next_task;
-        const int64_t lines = ceil_div(width * panel_words, 16), steps = integers ? count / kIntegerGroupUnits : count;
-        const int64_t share = ceil_div(lines, steps * (tile1 - tile0));
-        t.prefetch_lines = static_cast<int>(integers || share == 1 ? share : ceil_div(lines, steps));
+        const RightPanels::Panel next = p + 1 < panel1  ? panels.at(u, count, p + 1)
+                                        : later < units ? panels.at(later, std::min(block, units - later), panel0)
+                                                        : next_task;
+        const Prefetch prefetch(next, panels.packed, count, tile1 - tile0);
         for (int64_t tile = tile0; tile < tile1; tile++) {
-          const int64_t pass = tile - tile0, r = tiles.start(tile);
+          const int64_t r = tiles.start(tile);
           left.place(t, tile, u, count);
           t.c = c + r * n;
           t.init = continues ? t.c : part.output->bias ? part.output->bias + p * width : nullptr;
           t.next_c = tile + 1 < tile1 ? t.c + t.rows * n
                      : p + 1 < panel1 ? c + tiles.start(tile0) * n + width
                                       : nullptr;
-          const int64_t line = pass * steps * t.prefetch_lines;
-          t.prefetch = next && line < lines ? reinterpret_cast<const char*>(next + line * 16) : nullptr;
+          prefetch.place(t, tile - tile0);
           kernels_.gemm[arithmetic][t.rows](t);
         }
       }

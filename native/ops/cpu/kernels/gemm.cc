@@ -21,52 +21,31 @@ struct Accumulators {
   vf c[R][kVectors];
 };
 
-/// One row's number in a after another, `row` words apart.
-template <int R>
-ACT_INLINE void step(Accumulators<R>& acc, const float* a, int64_t row, const vf (&b)[kVectors]) {
-#pragma GCC unroll 8
-  for (int i = 0; i < R; i++) {
-    const vf x = broadcast(a[i * row]);
-#pragma GCC unroll 3
-    for (int j = 0; j < kVectors; j++) acc.c[i][j] = fma(x, b[j], acc.c[i][j]);
-  }
-}
-
-/// Brings the next panel closer while this one is multiplied.
-template <int Lines>
-ACT_INLINE void prefetch_lines(const char*& p) {
-#pragma GCC unroll 4
-  for (int i = 0; i < Lines; i++) __builtin_prefetch(p + 64 * i, 0, 2);
-  p += 64 * Lines;
-}
-
-/// One chain over `units` inner steps; the panels and the prefetch move on.
-template <bool BF16, int R, int Lines>
-ACT_INLINE void run_chain(Accumulators<R>& acc, int64_t units, const float*& a, int64_t a_row, int64_t a_step,
-                          const float*& b, const char*& prefetch) {
-  for (int64_t k = 0; k < units; k++, b += kColumns) {
-    prefetch_lines<Lines>(prefetch);
-    if constexpr (!BF16) {
-      vf y[kVectors];
-#pragma GCC unroll 3
-      for (int j = 0; j < kVectors; j++) y[j] = load(b + j * kWidth);
-      step<R>(acc, a, a_row, y);
-      a += a_step;
-    } else {
+/// c + x y, of bf16 c + x_low y_low + x_high y_high.
+template <bool BF16>
+ACT_INLINE vf add_product(vf c, vu x, vu y) {
 #if defined(__AVX512BF16__)
-      vu y[kVectors];
-#pragma GCC unroll 3
-      for (int j = 0; j < kVectors; j++) y[j] = load_bits(b + j * kWidth);
-#pragma GCC unroll 8
-      for (int i = 0; i < R; i++) {
-        uint32_t pair;
-        memcpy(&pair, a + i * a_row, 4);
-        const vu x = broadcast_bits(pair);
-#pragma GCC unroll 3
-        for (int j = 0; j < kVectors; j++) acc.c[i][j] = _mm512_dpbf16_ps(acc.c[i][j], (__m512bh)x, (__m512bh)y[j]);
-      }
-      a += a_step;
+  if constexpr (BF16) return _mm512_dpbf16_ps(c, (__m512bh)x, (__m512bh)y);
 #endif
+  return fma((vf)x, (vf)y, c);
+}
+
+/// One chain over `units` inner steps; the operands and the prefetch of the next panel, `Lines` a unit, move on.
+template <bool BF16, int R, int Lines>
+ACT_INLINE void run_chain(Accumulators<R>& acc, int64_t units, const GemmTile& t, const uint32_t*& a,
+                          const uint32_t*& b, const char*& prefetch) {
+  const int64_t a_row = t.a_row, a_step = t.a_step, b_step = t.b_step, prefetch_step = t.prefetch_step;
+  for (int64_t k = 0; k < units; k++, a += a_step, b += b_step, prefetch += Lines > 0 ? prefetch_step : 0) {
+#pragma GCC unroll 4
+    for (int i = 0; i < Lines; i++) __builtin_prefetch(prefetch + 64 * i, 0, 2);
+    vu y[kVectors];
+#pragma GCC unroll 3
+    for (int j = 0; j < kVectors; j++) y[j] = load_bits(b + j * kWidth);
+#pragma GCC unroll 8
+    for (int i = 0; i < R; i++) {
+      const vu x = broadcast_bits(a[i * a_row]);
+#pragma GCC unroll 3
+      for (int j = 0; j < kVectors; j++) acc.c[i][j] = add_product<BF16>(acc.c[i][j], x, y[j]);
     }
   }
 }
@@ -107,7 +86,7 @@ constexpr int kPanelLines = kColumns * 4 >= 64 ? kColumns * 4 / 64 : 1;
 template <bool BF16, int R>
 void tile(const GemmTile& t) {
   Target<R> to(t);
-  const float *a = static_cast<const float*>(t.a), *b = static_cast<const float*>(t.b);
+  const uint32_t *a = static_cast<const uint32_t*>(t.a), *b = static_cast<const uint32_t*>(t.b);
   const char* prefetch = t.prefetch;
   const bool one = t.chain == 0;  // chain, from init on; else each starts from zero and is added
   const int64_t length = one ? t.units : t.chain;
@@ -122,11 +101,11 @@ void tile(const GemmTile& t) {
     }
     const int64_t units = left < length ? left : length;
     if (!prefetch) {
-      run_chain<BF16, R, 0>(acc, units, a, t.a_row, t.a_step, b, prefetch);
+      run_chain<BF16, R, 0>(acc, units, t, a, b, prefetch);
     } else if (t.prefetch_lines == 1) {
-      run_chain<BF16, R, 1>(acc, units, a, t.a_row, t.a_step, b, prefetch);
+      run_chain<BF16, R, 1>(acc, units, t, a, b, prefetch);
     } else {
-      run_chain<BF16, R, kPanelLines>(acc, units, a, t.a_row, t.a_step, b, prefetch);
+      run_chain<BF16, R, kPanelLines>(acc, units, t, a, b, prefetch);
     }
     const bool add = !one && to.init;
 #pragma GCC unroll 8

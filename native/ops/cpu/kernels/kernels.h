@@ -16,7 +16,8 @@ struct GemmTile {
   int64_t chain;        // units that make a chain of their own, started from zero; 0: one chain from init
   const void* a;        // 32-bit words, row r and step s at a[r * a_row + s * a_step]; `tiles`: a packed panel
   int64_t a_row, a_step;
-  const void* b;        // packed panel of gemm_columns columns
+  const void* b;        // 32-bit words of gemm_columns columns a unit: a packed panel, or of fp32 a matrix as it lies
+  int64_t b_step;       // words from one unit to the next; of a packed panel of pairs or fp32 gemm_columns
   const float* init;    // null: zeros
   int64_t init_stride;  // floats from row to row of init; 0 for a bias
   float* c;
@@ -25,6 +26,7 @@ struct GemmTile {
   int columns;           // 1..gemm_columns
   const char* prefetch;  // memory to bring closer meanwhile; null: nothing
   int prefetch_lines;    // cache lines of it a unit: 1, or those of a unit of b; of integers any number a group
+  int64_t prefetch_step;  // bytes from one unit's lines to the next's (tiles and integers: always the end of the lines)
 };
 using GemmKernel = void (*)(const GemmTile&);
 
