@@ -29,12 +29,15 @@ class WaitingEngine {
                      }});
     done.get_future().get();
   }
-  /// All requests at once; their completions one request after the other.
+  /// All requests at once, so that batches are the same in every run; their completions one request after the other.
   std::vector<Completion> generate(std::vector<GenerateRequest> requests) {
     size_t total = 0;
     for (const GenerateRequest& request : requests) total += static_cast<size_t>(request.count);
     std::vector<Completion> all(total);
     std::vector<std::promise<void>> done(requests.size());
+    std::promise<void> queued;  // no request passes by an exclusive job
+    const auto wait = [all_queued = queued.get_future().share()](Engine::Core&) { all_queued.wait(); };
+    engine_->submit({Engine::Job::Kind::exclusive, wait, [](const Error*) {}});
     size_t first = 0;
     for (size_t i = 0; i < requests.size(); i++) {
       GenerateRequest& request = requests[i];
@@ -46,6 +49,7 @@ class WaitingEngine {
       engine_->generate(std::move(request));
       first += count;
     }
+    queued.set_value();
     for (auto& one : done) one.get_future().get();
     return all;
   }
