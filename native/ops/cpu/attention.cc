@@ -6,16 +6,15 @@
 #include <cmath>
 #include <cstring>
 
-#include "../floats.h"
 #include "cpu_backend.h"
 
 namespace act::cpu {
 namespace {
 
 /// A key into its lane of a page of transposed keys.
-template <class E, class Store>
-void write_lane(E* lane, const float* key, int64_t d, Store store) {
-  for (int64_t c = 0; c < d; c++) lane[c * kPageKeys] = store(key[c]);
+template <class E>
+void write_lane(E* lane, const E* key, int64_t d) {
+  for (int64_t c = 0; c < d; c++) lane[c * kPageKeys] = key[c];
 }
 
 void weigh_visit(const Kernels& k, const TileRows& tile, const Visit& visit, const SegmentPages& pages,
@@ -82,6 +81,7 @@ void CpuBackend::write_kv(KvPool& base, int layer, const Forest& forest, View k,
   const AttentionPlan& plan = plan_for(pool, forest, plan_.group());
   constexpr int64_t kVectorsPerTask = 16;  // of keys and as many of values
   for_pieces(pool.kv_heads * forest.rows, kVectorsPerTask, [&](int64_t first, int64_t count) {
+    std::vector<uint16_t> key(static_cast<size_t>(d));
     for (int64_t i = first; i < first + count; i++) {
       const int64_t h = i / forest.rows, t = i % forest.rows, from = t * columns + h * d;
       const KeyPlace& place = plan.places[static_cast<size_t>(t)];
@@ -89,12 +89,11 @@ void CpuBackend::write_kv(KvPool& base, int layer, const Forest& forest, View k,
       const int32_t page = forest.pages[static_cast<size_t>(place.page_index)];
       char* const value = pages.at(page, pool.values_at() + place.lane * pool.padded_dim);
       if (pool.dtype == DType::bf16) {
-        auto* const lanes = reinterpret_cast<uint16_t*>(pages.at(page, place.lane));
-        write_lane(lanes, k.as<float>() + from, d, float_to_bf16);
+        kernels_.to_bf16(key.data(), k.as<float>() + from, d);
+        write_lane(reinterpret_cast<uint16_t*>(pages.at(page, place.lane)), key.data(), d);
         kernels_.to_bf16(reinterpret_cast<uint16_t*>(value), v.as<float>() + from, d);
       } else {
-        auto* const lanes = reinterpret_cast<float*>(pages.at(page, place.lane));
-        write_lane(lanes, k.as<float>() + from, d, [](float x) { return x; });
+        write_lane(reinterpret_cast<float*>(pages.at(page, place.lane)), k.as<float>() + from, d);
         std::memcpy(value, v.as<float>() + from, static_cast<size_t>(d) * 4);
       }
     }

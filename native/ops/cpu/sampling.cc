@@ -8,29 +8,26 @@
 namespace act::cpu {
 namespace {
 
-/// Tokens per partial sum of the inverse CDF.
-constexpr int64_t kSumBlock = 256;
-
 /// Tokens that may still be drawn, as ids into the row; `mass[i]` belongs to id(i).
 struct Candidates {
   const float* logits;
   const int32_t* ids;  // null: 0 .. count - 1
   int64_t count;
   float* mass;
+  float* sums;  // of every kSumBlock masses
   int32_t id(int64_t i) const { return ids ? ids[i] : static_cast<int32_t>(i); }
   float logit(int64_t i) const { return logits[id(i)]; }
 };
 
+/// Fills masses and sums; returns the sum of all.
 double sum_masses(const Kernels& k, const Candidates& c, float max, float inverse_temperature) {
   double total = 0;
   for (int64_t i = 0; i < c.count; i += kSumBlock) {
     const int64_t n = std::min(kSumBlock, c.count - i);
-    if (!c.ids) {
-      total += static_cast<double>(k.masses(c.mass + i, c.logits + i, max, inverse_temperature, n));
-      continue;
-    }
-    for (int64_t j = i; j < i + n; j++) c.mass[j] = c.logit(j);
-    total += static_cast<double>(k.masses(c.mass + i, c.mass + i, max, inverse_temperature, n));
+    for (int64_t j = i; c.ids && j < i + n; j++) c.mass[j] = c.logit(j);
+    float& sum = c.sums[i / kSumBlock];
+    sum = k.masses(c.mass + i, c.ids ? c.mass + i : c.logits + i, max, inverse_temperature, n);
+    total += static_cast<double>(sum);
   }
   return total;
 }
@@ -92,26 +89,19 @@ Entry last_of_top_p(const Candidates& c, double top_p, double total) {
 }
 
 /// Index of the candidate at which the running mass passes `wanted`.
-int64_t draw(const Candidates& c, double wanted, const Kernels& k, float max, float inverse_temperature) {
+int64_t draw(const Candidates& c, double wanted) {
   double sum = 0;
-  int64_t last = 0;  // rounding may leave `wanted` unreached: then the last candidate with any mass
   for (int64_t i = 0; i < c.count; i += kSumBlock) {
-    const int64_t n = std::min(kSumBlock, c.count - i);
-    float block[kSumBlock];
-    for (int64_t j = 0; j < n; j++) block[j] = c.logit(i + j);
-    const double after = sum + static_cast<double>(k.masses(block, block, max, inverse_temperature, n));
-    if (after > wanted) {
-      for (int64_t j = 0; j < n; j++) {
-        if (block[j] > 0) last = i + j;
-        sum += static_cast<double>(block[j]);
-        if (sum > wanted) return i + j;
-      }
-    }
-    for (int64_t j = 0; j < n; j++) {
-      if (block[j] > 0) last = i + j;
+    const double after = sum + static_cast<double>(c.sums[i / kSumBlock]);
+    const int64_t end = after > wanted ? std::min(c.count, i + kSumBlock) : i;
+    for (int64_t j = i; j < end; j++) {
+      sum += static_cast<double>(c.mass[j]);
+      if (sum > wanted) return j;
     }
     sum = after;
   }
+  int64_t last = c.count - 1;  // rounding left `wanted` unreached: the last candidate with any mass
+  while (last > 0 && !(c.mass[last] > 0)) last--;
   return last;
 }
 
@@ -134,7 +124,7 @@ SampleResult sample_row(const Kernels& kernels, const float* logits, int64_t voc
   const LogSoftmax s = log_softmax_stats(kernels, logits, 1, vocabulary);
   if (!std::isfinite(s.stats.sum) || !std::isfinite(s.stats.max)) return result;
   result.entropy = s.entropy;
-  Candidates c{logits, nullptr, vocabulary, scratch};
+  Candidates c{logits, nullptr, vocabulary, scratch, scratch + vocabulary};
   float max = s.stats.max;
   if (!params.allowed.empty()) {
     for (const int32_t id : params.allowed) {
@@ -177,7 +167,7 @@ SampleResult sample_row(const Kernels& kernels, const float* logits, int64_t voc
   if (params.top_k > 0 && params.top_k < c.count) cut_after(last_of_top_k(c, params.top_k));
   if (params.top_p < 1) cut_after(last_of_top_p(c, static_cast<double>(params.top_p), left));
   if (params.min_p > 0) narrow([&](int64_t i) { return c.mass[i] >= params.min_p; });
-  const int64_t i = draw(c, params.uniform * left, kernels, max, inverse_temperature);
+  const int64_t i = draw(c, params.uniform * left);
   const int32_t token = c.id(i);
   const double z =
       (static_cast<double>(logits[token]) - static_cast<double>(max)) * static_cast<double>(inverse_temperature);

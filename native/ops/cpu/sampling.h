@@ -14,8 +14,12 @@ struct LogSoftmax {
 /// Of softmax(factor * logits).
 LogSoftmax log_softmax_stats(const Kernels& kernels, const float* logits, float factor, int64_t vocabulary);
 
-/// Scratch of sample_row: one mass a token.
-inline int64_t sample_scratch_floats(int64_t vocabulary) { return (vocabulary + 15) / 16 * 16; }
+/// Tokens per partial sum of the inverse CDF.
+constexpr int64_t kSumBlock = 256;
+/// Scratch of sample_row: one mass a token, and the partial sums.
+inline int64_t sample_scratch_floats(int64_t vocabulary) {
+  return (vocabulary + vocabulary / kSumBlock + 1 + 15) / 16 * 16;
+}
 
 /// Draws a token as SampleParams and SampleResult (ops.h) describe. Throws BAD_ARGUMENT on parameters out of range or
 /// allowed ids outside the vocabulary.
