@@ -124,7 +124,10 @@ void Model::forward(const ForestBatch& batch, KvPool& pool, std::span<const int3
   LayerContext c{m.backend, m.config, m.work, m.lora_scale(), adapters_enabled, batch, pool, 0};
   const bool keep_layers = tape && !m.options.recompute;
   if (tape) tape->rows = count;
-  const View last = m.work.x.view().rows_from(0, count);
+  const View last = m.work.x.view().rows_from(0, count), picked = m.work.selected.view().rows_from(0, selected);
+  // The last layer goes on from its attention with the selected rows alone where that saves most; not in a step of
+  // decoding, whose rows are filled up and whose shapes are to stay the same.
+  const bool few = !tape && selected < count / 2 && count > kPageKeys;
   const auto input_of = [&](int layer) {
     return tape && layer < m.config.layers ? tape->inputs[layer].view().rows_from(0, count) : last;
   };
@@ -138,12 +141,23 @@ void Model::forward(const ForestBatch& batch, KvPool& pool, std::span<const int3
     // Where nothing reads the middle again it may live in the output's memory, and in inference in the input's.
     if (!keep_layers) a.middle = next;
     if (!tape) a.lse = View{};
-    attention_forward(c, m.layers[c.index], a);
-    feed_forward(c, m.layers[c.index], a, next);
+    const LayerParameters& p = m.layers[c.index];
+    attend(c, p, a);
+    View out = next;
+    if (few && c.index + 1 == m.config.layers) {
+      if (selected == 0) return;  // the keys and values of this layer are written
+      const View attended = a.q.rows_from(0, selected);  // the queries have done their work
+      m.backend.gather_rows(attended, a.attended, rows);
+      m.backend.gather_rows(picked, a.x, rows);
+      a = m.work.layer.first_rows(selected);
+      a.attended = attended;
+      a.x = a.middle = out = picked;
+    }
+    attention_output(c, p, a);
+    feed_forward(c, p, a, out);
   }
   if (selected == 0) return;
-  const View picked = m.work.selected.view().rows_from(0, selected);
-  m.backend.gather_rows(picked, last, rows);
+  if (!few) m.backend.gather_rows(picked, last, rows);
   m.backend.rms_norm(hidden, m.work.selected_rstd.view().rows_from(0, selected), picked, m.final_norm->vector.view(),
                      m.config.norm_eps);
 }
@@ -169,7 +183,8 @@ void Model::backward(const ForestBatch& batch, KvPool& pool, std::span<const int
     LayerActivations a = (m.options.recompute ? m.work.layer : tape.layers[c.index]).first_rows(count);
     a.x = tape.inputs[c.index].view().rows_from(0, count);
     if (m.options.recompute) {
-      attention_forward(c, p, a);
+      attend(c, p, a);
+      attention_output(c, p, a);
       feed_forward(c, p, a, View{});
     }
     feed_forward_backward(c, p, a, dx);

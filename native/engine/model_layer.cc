@@ -12,9 +12,11 @@ View by_head(View x, int head_dim) { return {x.data, x.size() / head_dim, head_d
 
 View bias_of(const Projection& p) { return p.bias ? p.bias->vector.view() : View{}; }
 
+bool adapted(const LayerContext& c, const Projection& p) { return c.adapters && p.lora_a; }
+
 /// y += the adapter's part of projection(x).
 void add_adapter(const LayerContext& c, const Projection& p, View y, View x) {
-  if (!p.lora_a || !c.adapters) return;
+  if (!adapted(c, p)) return;
   const View low = first_rows(c.work.low_rank, x.rows);
   c.backend.linear(low, false, x, *p.lora_a->matrix, View{});
   c.backend.linear(y, true, low, *p.lora_b->matrix, View{}, c.lora_scale);
@@ -30,12 +32,20 @@ struct ProjectionOutput {
   const Projection& projection;
   View y;
 };
-/// y = projection(x) of every output.
-void project(const LayerContext& c, std::initializer_list<ProjectionOutput> outputs, View x) {
+/// y = projection(rms_norm(x)) of every output.
+void project_norm(const LayerContext& c, std::initializer_list<ProjectionOutput> outputs, View x,
+                  const Parameter& weight) {
   std::vector<LinearOutput> products;
-  for (const auto& [p, y] : outputs) products.push_back({y, *p.weight->matrix, bias_of(p)});
-  c.backend.linears(products, x);
-  for (const auto& [p, y] : outputs) add_adapter(c, p, y, x);
+  bool any_adapted = false;
+  for (const auto& [p, y] : outputs) {
+    products.push_back({y, *p.weight->matrix, bias_of(p)});
+    any_adapted |= adapted(c, p);
+  }
+  const View normed = first_rows(c.work.normed, x.rows), rstd = first_rows(c.work.rstd, x.rows);
+  if (!any_adapted) return c.backend.norm_linears(products, normed, rstd, x, weight.vector.view(), c.config.norm_eps);
+  c.backend.rms_norm(normed, rstd, x, weight.vector.view(), c.config.norm_eps);
+  c.backend.linears(products, normed);
+  for (const auto& [p, y] : outputs) add_adapter(c, p, y, normed);
 }
 
 /// dx (+)= d(projection)^T dy, and the gradients of the projection's parameters. x is the projection's input.
@@ -45,7 +55,7 @@ void project_backward(const LayerContext& c, const Projection& p, View dx, bool 
   if (p.weight->gradient) b.linear_backward_weight(p.weight->gradient.view(), dy, x, w.dtype);
   if (p.bias && p.bias->gradient) b.bias_backward(p.bias->gradient.view(), dy);
   b.linear_backward_input(dx, accumulate, dy, w);
-  if (!p.lora_a || !c.adapters) return;
+  if (!adapted(c, p)) return;
   const Weight &lora_a = *p.lora_a->matrix, &lora_b = *p.lora_b->matrix;
   const View low = first_rows(c.work.low_rank, x.rows), dlow = first_rows(c.work.dlow_rank, x.rows);
   b.linear(low, false, x, lora_a, View{});
@@ -79,13 +89,11 @@ View rotated_queries(const LayerContext& c, const LayerParameters& p, const Laye
 
 float LayerContext::attention_scale() const { return static_cast<float>(1.0 / std::sqrt(double{1} * config.head_dim)); }
 
-void attention_forward(const LayerContext& c, const LayerParameters& p, const LayerActivations& a) {
+void attend(const LayerContext& c, const LayerParameters& p, const LayerActivations& a) {
   Backend& b = c.backend;
   const int d = c.config.head_dim;
-  const View normed = first_rows(c.work.normed, c.rows());
   const View key = first_rows(c.work.k, c.rows()), value = first_rows(c.work.v, c.rows());
-  norm(c, normed, a.x, *p.input_norm);
-  project(c, {{p.q, a.q}, {p.k, c.config.qk_norm ? a.k : key}, {p.v, value}}, normed);
+  project_norm(c, {{p.q, a.q}, {p.k, c.config.qk_norm ? a.k : key}, {p.v, value}}, a.x, *p.input_norm);
   if (c.config.qk_norm) norm(c, by_head(key, d), by_head(a.k, d), *p.k_norm);
   if (!c.config.qk_norm) rotate(c, a.q, false);
   const View query = rotated_queries(c, p, a);
@@ -94,19 +102,23 @@ void attention_forward(const LayerContext& c, const LayerParameters& p, const La
   const Forest forest = c.batch.forest();
   b.write_kv(c.pool, c.pool_layer(), forest, key, value);
   b.attention(a.attended, a.lse, query, c.pool, c.pool_layer(), forest, c.attention_scale());
-  if (a.middle.data != a.x.data) b.copy(a.middle, a.x);
+}
+
+void attention_output(const LayerContext& c, const LayerParameters& p, const LayerActivations& a) {
+  if (a.middle.data != a.x.data) c.backend.copy(a.middle, a.x);
   add_projection(c, p.o, a.middle, a.attended);
 }
 
 void feed_forward(const LayerContext& c, const LayerParameters& p, const LayerActivations& a, View next) {
   Backend& b = c.backend;
-  const View normed = first_rows(c.work.normed, c.rows());
-  norm(c, normed, a.middle, *p.post_norm);
-  project(c, {{p.gate, a.gate}, {p.up, a.up}}, normed);
+  project_norm(c, {{p.gate, a.gate}, {p.up, a.up}}, a.middle, *p.post_norm);
   if (!next.data) return;
-  const View product = first_rows(c.work.product, c.rows());
-  b.swiglu(product, a.gate, a.up);
+  const View product = first_rows(c.work.product, a.gate.rows);
   if (next.data != a.middle.data) b.copy(next, a.middle);
+  if (!adapted(c, p.down)) {
+    return b.swiglu_linear({next, *p.down.weight->matrix, bias_of(p.down)}, product, a.gate, a.up);
+  }
+  b.swiglu(product, a.gate, a.up);
   add_projection(c, p.down, next, product);
 }
 

@@ -41,8 +41,10 @@ struct LayerContext {
   float attention_scale() const;
 };
 
-/// From a.x to a.middle (which may be the same memory); fills a.q, a.k, a.attended, a.lse and the pool.
-void attention_forward(const LayerContext& c, const LayerParameters& p, const LayerActivations& a);
+/// From a.x fills a.q, a.k, a.attended, a.lse and the pool.
+void attend(const LayerContext& c, const LayerParameters& p, const LayerActivations& a);
+/// From a.x and a.attended to a.middle (which may be a.x's memory). This and feed_forward take any rows of the batch.
+void attention_output(const LayerContext& c, const LayerParameters& p, const LayerActivations& a);
 /// From a.middle fills a.gate and a.up; with a non-empty `next` also the layer's output (may be a.middle's memory).
 void feed_forward(const LayerContext& c, const LayerParameters& p, const LayerActivations& a, View next);
 /// dx [T, D]: in the gradient of the layer's output, out that of `middle`. Destroys a.gate and a.up.

@@ -270,6 +270,19 @@ class Backend {
   virtual void linears(std::span<const LinearOutput> outputs, View x) {
     for (const LinearOutput& o : outputs) linear(o.y, false, x, o.w, o.bias);
   }
+  // Products of an operation's result, which a backend may make where it reads it. The view that would hold the result
+  // is scratch here: what it holds afterwards is not specified.
+  /// y = rms_norm(x) W^T + bias of every output: the bits of rms_norm and linears. Scratch: normed [T, D], rstd [T, 1].
+  virtual void norm_linears(std::span<const LinearOutput> outputs, View normed, View rstd, View x, View weight,
+                            float eps) {
+    rms_norm(normed, rstd, x, weight, eps);
+    linears(outputs, normed);
+  }
+  /// y += (silu(gate) * up) W^T + bias: the bits of swiglu and linear. Scratch: product [T, F].
+  virtual void swiglu_linear(const LinearOutput& output, View product, View gate, View up) {
+    swiglu(product, gate, up);
+    linear(output.y, true, product, output.w, output.bias);
+  }
   /// dx (+)= scale * (dy W).
   virtual void linear_backward_input(View dx, bool accumulate, View dy, const Weight& w, float scale = 1) = 0;
   /// dw += scale * (dy^T x), fp32 [out, in]. `dtype` is the weight's: with bf16 both operands are rounded to bf16.

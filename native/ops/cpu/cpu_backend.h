@@ -3,7 +3,9 @@
 // independent.
 #pragma once
 #include <algorithm>
+#include <functional>
 #include <map>
+#include <memory>
 
 #include "../host.h"
 #include "attention_tile.h"
@@ -11,6 +13,14 @@
 #include "thread_pool.h"
 
 namespace act::cpu {
+
+/// The weights that were multiplied after another one the last time. Every step multiplies in the same order, so the end
+/// of a product brings the beginning of the next one closer. Only addresses: the weights may be gone.
+struct Follower {
+  const uint32_t* packed = nullptr;  // of the first output
+  int64_t panels = 0, all_panels = 0;  // of it, and of all outputs
+  int64_t panel_words = 0;             // of one panel's first block
+};
 
 /// Layouts of a weight:
 ///   f32             row-major f32 (for a trainable weight the master) and packed f32 panels;
@@ -21,6 +31,7 @@ namespace act::cpu {
 struct CpuWeight final : Weight {
   Buffer row_major;  // f32 or bf16 [rows, cols]
   Buffer packed;     // 32-bit words
+  std::shared_ptr<Follower> follower = std::make_shared<Follower>();
 };
 
 /// One layer and one key-value head after the other, all pages of it: keys [d][16], then values [16][padded d].
@@ -61,6 +72,9 @@ struct InnerGroup {
   int64_t first, count;
 };
 
+/// Writes row `row` of a left operand, all of it.
+using RowMaker = std::function<void(int64_t row, float* to)>;
+
 struct Product {
   /// B and C; products of one A have several, whose B are all packed.
   struct Output {
@@ -75,6 +89,8 @@ struct Product {
   bool one_chain;  // continues from C in one chain (gradients of weights), instead of adding chains of 64 units
   bool bf16;
   PackSource a;
+  const RowMaker* make_row = nullptr;       // what A's rows are made by where they do not exist yet
+  const Follower* follower = nullptr;       // what will probably be multiplied next
   std::span<const InnerGroup> groups = {};  // empty: inner indices follow each other, k of them
 };
 
@@ -103,6 +119,9 @@ class CpuBackend final : public HostBackend {
   void rms_norm_backward(View dx, bool accumulate, View dweight, View dy, View x, View rstd, View weight) override;
   void linear(View y, bool accumulate, View x, const Weight& w, View bias, float scale) override;
   void linears(std::span<const LinearOutput> outputs, View x) override;
+  void norm_linears(std::span<const LinearOutput> outputs, View normed, View rstd, View x, View weight,
+                    float eps) override;
+  void swiglu_linear(const LinearOutput& output, View product, View gate, View up) override;
   void linear_backward_input(View dx, bool accumulate, View dy, const Weight& w, float scale) override;
   void linear_backward_weight(View dw, View dy, View x, DType dtype, float scale) override;
   void bias_backward(View dbias, View dy) override;
@@ -160,7 +179,12 @@ class CpuBackend final : public HostBackend {
   size_t product_scratch_bytes(int64_t rows, int64_t widest) const;
   size_t attention_scratch_bytes(int64_t rows, int64_t widest) const;
   void multiply(const Product& product);
-  void multiply_weights(std::span<const LinearOutput> outputs, bool accumulate, View x, float scale);
+  /// `x`: [T, in], of which only the shape counts where a maker is given.
+  void multiply_weights(std::span<const LinearOutput> outputs, bool accumulate, View x, float scale,
+                        const RowMaker* make_row = nullptr);
+  Follower follower_of(std::span<const Product::Output> outputs, const CpuWeight& first) const;
+  /// Whether a product of such weights takes its left operand row by row, so that the rows can be made on the way.
+  bool takes_rows(std::span<const LinearOutput> outputs) const;
   void multiply_block(const Product& product, PanelFormat left, int64_t row0, int64_t rows, int64_t unit0,
                       int64_t units, int64_t block);
   /// Rows in groups of 2 * bf16_group, a new one where a run ends.
@@ -170,7 +194,8 @@ class CpuBackend final : public HostBackend {
 
   const Kernels& kernels_;
   ThreadPool pool_;
-  Scratch left_panels_, right_panels_, attention_scratch_, logits_, row_scratch_;
+  Scratch left_panels_, right_panels_, made_rows_, attention_scratch_, logits_, row_scratch_;
+  std::shared_ptr<Follower> last_follower_;  // of the weight multiplied last
   AttentionPlan plan_;
   // Cosines and sines of 256 positions a block, [position][cosines, sines]; kept while the frequencies stay.
   std::vector<float> rope_frequencies_;

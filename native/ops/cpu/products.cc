@@ -1,7 +1,7 @@
 // Matrix products: the three products of a linear layer as one driver.
 //
-// C[M, N] = A[M, K] B[K, N]. B is packed in panels of up to 48 columns, A in panels of up to 8 rows unless its rows can
-// be read as they lie, both in blocks of the inner index; tasks are rectangles of C. Nothing of this changes a bit of the
+// C[M, N] = A[M, K] B[K, N]. B is in panels of up to 48 columns, A in panels of up to 8 rows, both packed unless they can
+// be read as they lie, in blocks of the inner index; tasks are rectangles of C. Nothing of this changes a bit of the
 // result: each element of C is a sum over ascending inner indices that continues from memory between blocks
 // (kernels/gemm.cc), and chains end where blocks do.
 #include <algorithm>
@@ -51,6 +51,9 @@ int64_t inner_block(int64_t units, PanelFormat left) {
   const int64_t blocks = std::max<int64_t>(1, ceil_div(units, tiles ? kTilesInnerBlock : kInnerBlock));
   return round_up(ceil_div(units, blocks), tiles ? kTileGroupUnits : kChain);
 }
+
+/// Units of A in one round, whatever its rows.
+int64_t left_span(int64_t block) { return std::max(block, kLeftUnits / 128 / block * block); }
 
 /// The packed form of one operand for a range of inner indices: panels of rows (of A) or columns (of B), block after
 /// block.
@@ -132,6 +135,8 @@ struct LeftOperand {
   Packing packing;  // copied rows: of which `panels` only tells their format and where tiles begin
   const uint32_t* words;
   int64_t row_words;  // from one row to the next
+  const RowMaker* make_row;
+  float* made;  // a row for every thread, where rows are made and then converted
 
   int64_t tasks() const {
     switch (form) {
@@ -141,18 +146,23 @@ struct LeftOperand {
     }
     return 0;
   }
-  void run(const Kernels& kernels, int64_t task) const {
+  void run(const Kernels& kernels, int64_t task, int thread) const {
     if (form == Form::panels) return packing.run(kernels, task);
     const int64_t end = std::min(packing.panels.rows, (task + 1) * kCopiedRowsPerTask);
-    for (int64_t r = task * kCopiedRowsPerTask; r < end; r++) copy_row(kernels, r);
+    for (int64_t r = task * kCopiedRowsPerTask; r < end; r++) copy_row(kernels, r, thread);
   }
-  void copy_row(const Kernels& kernels, int64_t row) const {
+  void copy_row(const Kernels& kernels, int64_t row, int thread) const {
     const PackSource& source = packing.source;
     const PanelFormat format = packing.panels.format;
     const int64_t inner0 = packing.first_unit * per_unit(format);
     const int64_t inner = std::min(packing.units * per_unit(format), packing.inner - inner0);
-    const float* from = static_cast<const float*>(source.data) + (packing.first_row + row) * source.stride + inner0;
     uint32_t* const to = packing.to + row * row_words;
+    const float* from = static_cast<const float*>(source.data) + (packing.first_row + row) * source.stride + inner0;
+    if (make_row) {
+      float* const row_made = format == PanelFormat::f32 ? reinterpret_cast<float*>(to) : made + thread * packing.inner;
+      (*make_row)(packing.first_row + row, row_made);
+      from = row_made;
+    }
     if (arithmetic_of(format) != Arithmetic::fp32) return kernels.bf16_row(to, from, source.scale, inner);
     auto* const copy = reinterpret_cast<float*>(to);
     if (source.scale != 1) {
@@ -209,7 +219,8 @@ struct Prefetch {
       : from(reinterpret_cast<const char*>(next.words)) {
     const bool integers = panels.format == PanelFormat::integers;
     steps = integers ? units / kIntegerGroupUnits : units;
-    const int64_t line_count = ceil_div(panels.width * panels.words(units), 16), share = ceil_div(line_count, steps * tiles);
+    const int64_t line_count = ceil_div(panels.width * panels.words(units), 16);
+    const int64_t share = ceil_div(line_count, steps * tiles);
     lines = integers || share == 1 ? share : ceil_div(line_count, steps);
     const bool lying = next.step != panels.width;
     all = ceil_div(line_count, steps * lines);
@@ -222,6 +233,19 @@ struct Prefetch {
     t.prefetch_step = step;
   }
 };
+
+/// How many panels a task takes at most: four tasks a thread, unless they would be too large.
+int64_t panels_per_task(int64_t all_panels, int64_t tile_tasks, int64_t threads) {
+  return std::min(kPanelsPerTask, std::max<int64_t>(1, all_panels * tile_tasks / (4 * threads)));
+}
+
+/// Where task `task` of a product begins to read, if it has as many rows as this one; null: not known.
+const uint32_t* first_panel(const Follower& next, int64_t task, int64_t tile_tasks, int64_t threads) {
+  if (!next.packed) return nullptr;
+  const int64_t panel_tasks = ceil_div(next.panels, panels_per_task(next.all_panels, tile_tasks, threads));
+  const int64_t p = task / tile_tasks;
+  return p < panel_tasks ? next.packed + next.panels * p / panel_tasks * next.panel_words : nullptr;
+}
 
 /// Whether whole panels of B are read from the matrix as it lies: of fp32, where units follow each other. A packed panel
 /// pays only if it stays in the first-level cache for many tiles.
@@ -274,7 +298,7 @@ void CpuBackend::multiply(const Product& x) {
       x.groups.empty() ? inner_units(x.k, format) : static_cast<int64_t>(x.groups.size()) * kTileGroupUnits;
   const int64_t block = inner_block(units, format);
   // Rounds: at most kRightUnits of B where it has to be packed, at most kLeftUnits of A.
-  int64_t span = std::min(units, std::max(block, kLeftUnits / 128 / block * block));
+  int64_t span = std::min(units, left_span(block));
   if (!first.b.packed && !(read_in_place(x, format, columns(format), block) && first.n % columns(format) == 0)) {
     span = std::min(span, std::max<int64_t>(1, kRightUnits / (round_up(first.n, columns(format)) * block)) * block);
   }
@@ -297,8 +321,8 @@ void CpuBackend::multiply_block(const Product& x, PanelFormat format, int64_t ro
   const auto words = [](float* p) { return reinterpret_cast<uint32_t*>(p); };
   using Form = LeftOperand::Form;
   const Form form = !x.a.inner_contiguous || format == PanelFormat::tiles ? Form::panels
-                    : format != PanelFormat::f32 || x.a.scale != 1        ? Form::copied_rows
-                                                                          : Form::in_place;
+                    : format != PanelFormat::f32 || x.a.scale != 1 || x.make_row ? Form::copied_rows
+                                                                                 : Form::in_place;
   const bool in_place = form == Form::in_place;
   uint32_t* const to_left = in_place ? nullptr : words(left_panels_.get(*this, tiles.padded_rows() * tiles.words(units)));
   const LeftOperand left{
@@ -306,6 +330,8 @@ void CpuBackend::multiply_block(const Product& x, PanelFormat format, int64_t ro
       {x.a, tiles, to_left, row0, unit0, units, block, x.k, x.groups},
       in_place ? static_cast<const uint32_t*>(x.a.data) + row0 * x.a.stride + unit0 : to_left,
       in_place ? x.a.stride : tiles.words(units),
+      x.make_row,
+      x.make_row && format != PanelFormat::f32 ? made_rows_.get(*this, pool_.threads() * x.k) : nullptr,
   };
 
   // Tasks: some tiles by some panels of one output.
@@ -317,9 +343,9 @@ void CpuBackend::multiply_block(const Product& x, PanelFormat format, int64_t ro
   std::vector<Part> parts;
   if (first.b.packed) {
     if (rows * units < 4096) {
-      for (int64_t i = 0; i < left.tasks(); i++) left.run(kernels_, i);
+      for (int64_t i = 0; i < left.tasks(); i++) left.run(kernels_, i, 0);
     } else {
-      pool_.run(left.tasks(), [&](int64_t i, int) { left.run(kernels_, i); });
+      pool_.run(left.tasks(), [&](int64_t i, int thread) { left.run(kernels_, i, thread); });
     }
     for (const Product::Output& output : x.outputs) {
       const Panels panels{right_format, output.n, ceil_div(output.n, width), width};
@@ -332,8 +358,8 @@ void CpuBackend::multiply_block(const Product& x, PanelFormat format, int64_t ro
     uint32_t* const to = rest ? words(right_panels_.get(*this, panels.padded_rows() * panels.words(units))) : nullptr;
     const Packing right{source, panels, to, lying * width, unit0, units, block, x.k, x.groups};
     const int64_t right_tasks = row0 == 0 ? right.tasks() : 0;  // later rounds of rows find it packed
-    pool_.run(right_tasks + left.tasks(), [&](int64_t i, int) {
-      i < right_tasks ? right.run(kernels_, i) : left.run(kernels_, i - right_tasks);
+    pool_.run(right_tasks + left.tasks(), [&](int64_t i, int thread) {
+      i < right_tasks ? right.run(kernels_, i) : left.run(kernels_, i - right_tasks, thread);
     });
     const auto* const matrix = lying ? static_cast<const uint32_t*>(source.data) + unit0 * source.stride : nullptr;
     parts.push_back({&first, {panels, to, lying, matrix, source.stride}, 0, 0});
@@ -342,9 +368,9 @@ void CpuBackend::multiply_block(const Product& x, PanelFormat format, int64_t ro
   int64_t all_panels = 0, tasks = 0;
   for (const Part& part : parts) all_panels += part.panels.count();
   const int64_t tile_tasks = ceil_div(tiles.count, kTilesPerTask);
-  const int64_t wanted = std::max<int64_t>(1, all_panels * tile_tasks / (4 * pool_.threads()));
+  const int64_t threads = pool_.threads();
   for (Part& part : parts) {
-    part.panel_tasks = ceil_div(part.panels.count(), std::min(kPanelsPerTask, wanted));
+    part.panel_tasks = ceil_div(part.panels.count(), panels_per_task(all_panels, tile_tasks, threads));
     part.first_task = tasks;
     tasks += tile_tasks * part.panel_tasks;
   }
@@ -367,9 +393,11 @@ void CpuBackend::multiply_block(const Product& x, PanelFormat format, int64_t ro
     const int64_t tile0 = tiles.count * i / tile_tasks, tile1 = tiles.count * (i + 1) / tile_tasks;
     // What this thread will probably read next comes from memory or a farther cache: the tiles share its prefetch.
     RightPanels::Panel next_task{};
-    if (task + pool_.threads() < tasks) {
-      const Place later = place_of(task + pool_.threads());
+    if (task + threads < tasks) {
+      const Place later = place_of(task + threads);
       next_task = later.part.panels.at(0, std::min(block, units), later.panel0);
+    } else if (x.follower) {
+      next_task = {first_panel(*x.follower, task + threads - tasks, tile_tasks, threads), width};
     }
     GemmTile t{};
     t.chain = x.one_chain || x.bf16 ? 0 : kChain;
@@ -420,7 +448,7 @@ size_t CpuBackend::product_scratch_bytes(int64_t rows, int64_t widest) const {
       std::max(round_up(widest, columns(PanelFormat::f32)), round_up(widest, columns(kernels_.bf16_left)));
   const int64_t inner = kernels_.bf16_group == 1 ? std::max(rows, widest) : std::max(8 * rows, widest) + kTileGroupUnits;
   const int64_t right = std::max(std::min(kRightUnits, padded * inner), padded * kInnerBlock);
-  return left_panel_bytes(std::max(rows, widest), widest) + static_cast<size_t>(right) * 4;
+  return left_panel_bytes(std::max(rows, widest), widest) + static_cast<size_t>(right + pool_.threads() * widest) * 4;
 }
 
 std::vector<InnerGroup> CpuBackend::row_groups(std::span<const int32_t> runs, int64_t rows) const {
@@ -442,7 +470,43 @@ void CpuBackend::linear(View y, bool accumulate, View x, const Weight& weight, V
 
 void CpuBackend::linears(std::span<const LinearOutput> outputs, View x) { multiply_weights(outputs, false, x, 1); }
 
-void CpuBackend::multiply_weights(std::span<const LinearOutput> outputs, bool accumulate, View x, float scale) {
+bool CpuBackend::takes_rows(std::span<const LinearOutput> outputs) const {
+  if (outputs.empty()) return false;
+  const Weight& w = outputs.front().w;
+  const PanelFormat format = left_format(w.dtype == DType::bf16, true);
+  const int64_t units = inner_units(w.cols, format);
+  return format != PanelFormat::tiles && units <= left_span(inner_block(units, format));
+}
+
+void CpuBackend::norm_linears(std::span<const LinearOutput> outputs, View normed, View rstd, View x, View weight,
+                              float eps) {
+  if (!takes_rows(outputs)) return Backend::norm_linears(outputs, normed, rstd, x, weight, eps);
+  const RowMaker make_row = [&](int64_t row, float* to) {
+    kernels_.rms_norm(to, x.as<float>() + row * x.cols, weight.as<float>(), eps, x.cols);
+  };
+  multiply_weights(outputs, false, x, 1, &make_row);
+}
+
+void CpuBackend::swiglu_linear(const LinearOutput& output, View product, View gate, View up) {
+  require(gate.rows == up.rows && gate.cols == up.cols, "swiglu_linear: gate and up must have one shape");
+  if (!takes_rows({&output, 1})) return Backend::swiglu_linear(output, product, gate, up);
+  const RowMaker make_row = [&](int64_t row, float* to) {
+    kernels_.swiglu(to, gate.as<float>() + row * gate.cols, up.as<float>() + row * up.cols, gate.cols);
+  };
+  multiply_weights({&output, 1}, true, gate, 1, &make_row);
+}
+
+Follower CpuBackend::follower_of(std::span<const Product::Output> outputs, const CpuWeight& first) const {
+  const PanelFormat left = left_format(first.dtype == DType::bf16, true);
+  const int64_t width = columns(left), units = inner_units(first.cols, left);
+  Follower f{outputs.front().b.packed, ceil_div(first.rows, width), 0, 0};
+  for (const Product::Output& o : outputs) f.all_panels += ceil_div(o.n, width);
+  f.panel_words = width * words_of(left, std::min(units, inner_block(units, left)));
+  return f;
+}
+
+void CpuBackend::multiply_weights(std::span<const LinearOutput> outputs, bool accumulate, View x, float scale,
+                                  const RowMaker* make_row) {
   if (outputs.empty()) return;
   const DType dtype = outputs.front().w.dtype;
   std::vector<Product::Output> parts;
@@ -462,6 +526,11 @@ void CpuBackend::multiply_weights(std::span<const LinearOutput> outputs, bool ac
   p.accumulate = accumulate;
   p.bf16 = dtype == DType::bf16;
   p.a = {x.data, x.cols, false, true, scale};
+  p.make_row = make_row;
+  const auto& w = static_cast<const CpuWeight&>(outputs.front().w);
+  if (last_follower_) *last_follower_ = follower_of(parts, w);
+  last_follower_ = w.follower;
+  p.follower = w.follower.get();
   multiply(p);
 }
 
