@@ -129,7 +129,7 @@ struct Packing {
 };
 
 /// The left operand of a round. Rows need no panels, but for tiles: the kernel reads them in place, or copies of them
-/// that are scaled, rounded or made pairs or integers.
+/// that are scaled, rounded or made pairs or integers, or the results of an operation that makes them here.
 struct LeftOperand {
   enum class Form : uint8_t { in_place, copied_rows, panels } form;
   Packing packing;  // copied rows: of which `panels` only tells their format and where tiles begin
@@ -247,8 +247,8 @@ const uint32_t* first_panel(const Follower& next, int64_t task, int64_t tile_tas
   return p < panel_tasks ? next.packed + next.panels * p / panel_tasks * next.panel_words : nullptr;
 }
 
-/// Whether whole panels of B are read from the matrix as it lies: of fp32, where units follow each other. A packed panel
-/// pays only if it stays in the first-level cache for many tiles.
+/// Whether whole panels of B are read from the matrix as it lies: of fp32, where units follow each other. A packed
+/// panel pays only if it stays in the first-level cache for many tiles.
 bool read_in_place(const Product& x, PanelFormat format, int64_t width, int64_t block) {
   const RightOperand& b = x.outputs.front().b;
   const bool can = !b.packed && format == PanelFormat::f32 && !b.source.inner_contiguous && x.groups.empty();
@@ -320,9 +320,10 @@ void CpuBackend::multiply_block(const Product& x, PanelFormat format, int64_t ro
 
   const auto words = [](float* p) { return reinterpret_cast<uint32_t*>(p); };
   using Form = LeftOperand::Form;
+  const bool as_it_lies = format == PanelFormat::f32 && x.a.scale == 1 && !x.make_row;
   const Form form = !x.a.inner_contiguous || format == PanelFormat::tiles ? Form::panels
-                    : format != PanelFormat::f32 || x.a.scale != 1 || x.make_row ? Form::copied_rows
-                                                                                 : Form::in_place;
+                    : as_it_lies                                          ? Form::in_place
+                                                                          : Form::copied_rows;
   const bool in_place = form == Form::in_place;
   uint32_t* const to_left = in_place ? nullptr : words(left_panels_.get(*this, tiles.padded_rows() * tiles.words(units)));
   const LeftOperand left{
