@@ -94,26 +94,25 @@ void add_product_checks(std::vector<Check>& checks, Isa isa, DType dtype) {
   checks.push_back({"equal products of a norm and of swiglu made on the way and before" + tail, [=] {
                       Rng rng(17);
                       auto b = make_cpu_backend(2, isa);
-                      for (const int64_t inner : {801, 20000}) {  // the second takes several rounds of inner indices
+                      // The last takes several rounds of inner indices.
+                      for (const auto& [inner, rows] : {std::pair{801, 1}, {801, 7}, {801, 150}, {20000, 7}}) {
                         const auto w0 = make_weight(*b, random(rng, "w0", 130, inner), dtype);
                         const auto w1 = make_weight(*b, random(rng, "w1", 3, inner), dtype);
                         const OnDevice norm(*b, random(rng, "norm", 1, inner)), bias(*b, random(rng, "bias", 1, 130));
-                        for (const int64_t rows : {1, 7, 150}) {
-                          const OnDevice x(*b, random(rng, "x", rows, inner)), up(*b, random(rng, "up", rows, inner));
-                          const OnDevice made(*b, rows, inner), rstd(*b, rows, 1), y0(*b, rows, 130), y1(*b, rows, 3);
-                          const OnDevice want0(*b, rows, 130), want1(*b, rows, 3);
-                          const std::array<LinearOutput, 2> got{{{y0, *w0, bias}, {y1, *w1, {}}}};
-                          const std::array<LinearOutput, 2> want{{{want0, *w0, bias}, {want1, *w1, {}}}};
-                          b->norm_linears(got, made, rstd, x, norm, 1e-5f);
-                          b->rms_norm(made, rstd, x, norm, 1e-5f);
-                          b->linears(want, made);
-                          expect_same_bits(y0.read("y"), want0.read("y"), "norm, first output");
-                          expect_same_bits(y1.read("y"), want1.read("y"), "norm, second output");
-                          b->swiglu_linear(got[0], made, x, up);
-                          b->swiglu(made, x, up);
-                          b->linear(want0, true, made, *w0, bias);
-                          expect_same_bits(y0.read("y"), want0.read("y"), "swiglu, added");
-                        }
+                        const OnDevice x(*b, random(rng, "x", rows, inner)), up(*b, random(rng, "up", rows, inner));
+                        const OnDevice made(*b, rows, inner), rstd(*b, rows, 1), y0(*b, rows, 130), y1(*b, rows, 3);
+                        const OnDevice want0(*b, rows, 130), want1(*b, rows, 3);
+                        const std::array<LinearOutput, 2> got{{{y0, *w0, bias}, {y1, *w1, {}}}};
+                        const std::array<LinearOutput, 2> want{{{want0, *w0, bias}, {want1, *w1, {}}}};
+                        b->norm_linears(got, made, rstd, x, norm, 1e-5f);
+                        b->rms_norm(made, rstd, x, norm, 1e-5f);
+                        b->linears(want, made);
+                        expect_same_bits(y0.read("y"), want0.read("y"), "norm, first output");
+                        expect_same_bits(y1.read("y"), want1.read("y"), "norm, second output");
+                        b->swiglu_linear(got[0], made, x, up);
+                        b->swiglu(made, x, up);
+                        b->linear(want0, true, made, *w0, bias);
+                        expect_same_bits(y0.read("y"), want0.read("y"), "swiglu, added");
                       }
                     }});
   checks.push_back({"equal weight gradient split and whole" + tail, [=] {
