@@ -6,10 +6,6 @@
 #include <cstdlib>
 #include <cstring>
 
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
-
 #include "floats.h"
 
 namespace act {
@@ -20,27 +16,8 @@ namespace {
                                    " bytes in use.");
 }
 
-#ifdef __linux__
-// Blocks from here on come from mmap, aligned so that the kernel can back them with huge pages: packed weights are
-// streamed, and with 4 KiB pages the page walks cost bandwidth.
-constexpr size_t kHugePage = size_t{2} << 20;
-constexpr size_t kMapFrom = size_t{4} << 20;
-
-size_t mapped_size(size_t bytes) { return (bytes + kHugePage - 1) / kHugePage * kHugePage; }
-
-void* map_block(size_t bytes) {
-  const size_t size = mapped_size(bytes);
-  void* raw = mmap(nullptr, size + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (raw == MAP_FAILED) return nullptr;
-  char* start = static_cast<char*>(raw);
-  char* aligned = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(start) + kHugePage - 1) / kHugePage * kHugePage);
-  if (aligned > start) munmap(start, static_cast<size_t>(aligned - start));
-  char* const end = start + size + kHugePage;
-  if (end > aligned + size) munmap(aligned + size, static_cast<size_t>(end - aligned - size));
-  madvise(aligned, size, MADV_HUGEPAGE);  // a hint: without huge pages the block works all the same
-  return aligned;
-}
-#endif
+/// Blocks of at least so many bytes come from slabs, or have huge pages of their own.
+constexpr size_t kSlabFrom = size_t{64} << 10, kMapFrom = size_t{4} << 20;
 
 }  // namespace
 
@@ -81,14 +58,13 @@ std::vector<std::vector<int32_t>> segment_paths(const Forest& forest) {
 
 void* HostBackend::allocate(size_t bytes) {
   if (bytes == 0) return nullptr;
-  if (bytes > PTRDIFF_MAX - (size_t{4} << 20)) out_of_memory(bytes, allocated);
+  if (bytes > PTRDIFF_MAX - kMapFrom) out_of_memory(bytes, allocated);
   void* memory = nullptr;
-#ifdef __linux__
-  if (bytes >= kMapFrom) memory = map_block(bytes);
-#else
-  constexpr size_t kMapFrom = SIZE_MAX;
-#endif
-  if (bytes < kMapFrom) {
+  if (bytes >= kMapFrom) {
+    memory = map_huge(bytes);
+  } else if (bytes >= kSlabFrom) {
+    memory = slabs_.take(bytes);
+  } else {
     memory = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
     if (memory) std::memset(memory, 0, bytes);
   }
@@ -101,12 +77,8 @@ void* HostBackend::allocate(size_t bytes) {
 void HostBackend::release(void* memory, size_t bytes) noexcept {
   if (!memory) return;
   allocated -= bytes;
-#ifdef __linux__
-  if (bytes >= kMapFrom) {
-    munmap(memory, mapped_size(bytes));
-    return;
-  }
-#endif
+  if (bytes >= kMapFrom) return unmap_huge(memory, bytes);
+  if (bytes >= kSlabFrom) return slabs_.give_back(memory);
   std::free(memory);
 }
 

@@ -1,6 +1,7 @@
 // What every backend in host memory shares: allocation with counting, moves of rows, and argument checks.
 #pragma once
 #include "compact.h"
+#include "huge_pages.h"
 #include "ops.h"
 
 namespace act {
@@ -39,6 +40,9 @@ class HostBackend : public Backend {
   void fill(View x, float value) override;
   void gather_rows(View dst, View src, std::span<const int32_t> index) override;
   void scatter_add_rows(View dst, View src, std::span<const int32_t> index) override;
+
+ private:
+  Slabs slabs_;
 };
 
 }  // namespace act

@@ -1,4 +1,5 @@
 // Memory, conversions, argument checks, and the vector exponential.
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstring>
@@ -44,7 +45,7 @@ void counts_memory() {
       expect(b->allocated - before == 3 * 5 * b->kv_page_bytes(2, 20, dtype), "kv_page_bytes is not what a pool takes");
     }
     {
-      Buffer large(*b, 3000, 1001, DType::f32);  // its memory comes from mmap
+      Buffer large(*b, 3000, 1001, DType::f32);  // has pages of its own
       expect(reinterpret_cast<uintptr_t>(large.view().data) % 64 == 0, "not aligned");
       for (int64_t i = 0; i < large.view().size(); i += 997)
         expect(large.view().as<float>()[i] == 0, "not zero-filled");
@@ -55,6 +56,36 @@ void counts_memory() {
     expect_error("OUT_OF_MEMORY", [&] { Buffer impossible(*b, int64_t{1} << 45, 64, DType::f32); });
     expect(b->allocated == before, "a failed allocation stays counted");
   }
+}
+
+/// Blocks of all sizes come and go: zero-filled, aligned, apart from each other, and what is freed is used again.
+void allocates_and_frees() {
+  auto b = make_cpu_backend(1);
+  Rng rng(5);
+  std::vector<Buffer> held(40);
+  const auto all_equal = [](const View& v, float value) {
+    return std::all_of(v.as<float>(), v.as<float>() + v.size(), [value](float x) { return x == value; });
+  };
+  for (int round = 1; round <= 400; round++) {
+    Buffer& one = held[static_cast<size_t>(rng.below(40))];
+    one = Buffer();
+    one = Buffer(*b, 1, 1 + static_cast<int64_t>(std::exp(rng.uniform() * 12)), DType::f32);  // to 650 KB
+    const View v = one.view();
+    expect(reinterpret_cast<uintptr_t>(v.data) % 64 == 0, "not aligned");
+    expect(all_equal(v, 0), "not zero-filled");
+    b->fill(v, static_cast<float>(round));
+    for (const Buffer& other : held) {
+      if (round % 20 == 0 && other) expect(all_equal(other.view(), other.view().as<float>()[0]), "blocks overlap");
+    }
+  }
+  Buffer again(*b, 300, 300, DType::f32);
+  const void* const place = again.view().data;
+  again = Buffer();
+  again = Buffer(*b, 300, 300, DType::f32);
+  expect(again.view().data == place, "freed memory is not used again");
+  held.clear();
+  again = Buffer();
+  expect(b->allocated == 0, "freed memory stays counted");
 }
 
 /// After every operation of a training step at these sizes the backend holds no more scratch than it planned.
@@ -223,6 +254,7 @@ void exponential_is_accurate(Isa isa) {
 
 void memory_checks(std::vector<Check>& checks) {
   checks.push_back({"memory is counted and freed", counts_memory});
+  checks.push_back({"memory comes and goes", allocates_and_frees});
   checks.push_back({"scratch stays within the plan", keeps_to_planned_scratch});
   checks.push_back({"bad arguments are refused", rejects_bad_arguments});
   checks.push_back({"weights convert and refresh", converts_weights});
