@@ -12,6 +12,13 @@ View by_head(View x, int head_dim) { return {x.data, x.size() / head_dim, head_d
 
 View bias_of(const Projection& p) { return p.bias ? p.bias->vector.view() : View{}; }
 
+/// out = rms_norm(in) over rows of any width; leaves 1 / rms in the workspace and returns it.
+View norm(const LayerContext& c, View out, View in, const Parameter& weight) {
+  const View rstd = first_rows(c.work.rstd, in.rows);
+  c.backend.rms_norm(out, rstd, in, weight.vector.view(), c.config.norm_eps);
+  return rstd;
+}
+
 bool adapted(const LayerContext& c, const Projection& p) { return c.adapters && p.lora_a; }
 
 /// y += the adapter's part of projection(x).
@@ -43,7 +50,7 @@ void project_norm(const LayerContext& c, std::initializer_list<ProjectionOutput>
   }
   const View normed = first_rows(c.work.normed, x.rows), rstd = first_rows(c.work.rstd, x.rows);
   if (!any_adapted) return c.backend.norm_linears(products, normed, rstd, x, weight.vector.view(), c.config.norm_eps);
-  c.backend.rms_norm(normed, rstd, x, weight.vector.view(), c.config.norm_eps);
+  norm(c, normed, x, weight);
   c.backend.linears(products, normed);
   for (const auto& [p, y] : outputs) add_adapter(c, p, y, normed);
 }
@@ -63,13 +70,6 @@ void project_backward(const LayerContext& c, const Projection& p, View dx, bool 
   b.linear_backward_input(dlow, false, dy, lora_b, c.lora_scale);
   b.linear_backward_weight(p.lora_a->gradient.view(), dlow, x, lora_a.dtype);
   b.linear_backward_input(dx, true, dlow, lora_a);
-}
-
-/// out = rms_norm(in) over rows of any width; leaves 1 / rms in the workspace and returns it.
-View norm(const LayerContext& c, View out, View in, const Parameter& weight) {
-  const View rstd = first_rows(c.work.rstd, in.rows);
-  c.backend.rms_norm(out, rstd, in, weight.vector.view(), c.config.norm_eps);
-  return rstd;
 }
 
 void rotate(const LayerContext& c, View x, bool inverse) {

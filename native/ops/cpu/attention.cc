@@ -81,7 +81,6 @@ void CpuBackend::write_kv(KvPool& base, int layer, const Forest& forest, View k,
   const AttentionPlan& plan = plan_for(pool, forest, plan_.group());
   constexpr int64_t kVectorsPerTask = 16;  // of keys and as many of values
   for_pieces(pool.kv_heads * forest.rows, kVectorsPerTask, [&](int64_t first, int64_t count) {
-    std::vector<uint16_t> key(static_cast<size_t>(d));
     for (int64_t i = first; i < first + count; i++) {
       const int64_t h = i / forest.rows, t = i % forest.rows, from = t * columns + h * d;
       const KeyPlace& place = plan.places[static_cast<size_t>(t)];
@@ -89,9 +88,10 @@ void CpuBackend::write_kv(KvPool& base, int layer, const Forest& forest, View k,
       const int32_t page = forest.pages[static_cast<size_t>(place.page_index)];
       char* const value = pages.at(page, pool.values_at() + place.lane * pool.padded_dim);
       if (pool.dtype == DType::bf16) {
-        kernels_.to_bf16(key.data(), k.as<float>() + from, d);
-        write_lane(reinterpret_cast<uint16_t*>(pages.at(page, place.lane)), key.data(), d);
-        kernels_.to_bf16(reinterpret_cast<uint16_t*>(value), v.as<float>() + from, d);
+        auto* const rounded = reinterpret_cast<uint16_t*>(value);  // the key first, on its way to its lane
+        kernels_.to_bf16(rounded, k.as<float>() + from, d);
+        write_lane(reinterpret_cast<uint16_t*>(pages.at(page, place.lane)), rounded, d);
+        kernels_.to_bf16(rounded, v.as<float>() + from, d);
       } else {
         write_lane(reinterpret_cast<float*>(pages.at(page, place.lane)), k.as<float>() + from, d);
         std::memcpy(value, v.as<float>() + from, static_cast<size_t>(d) * 4);
