@@ -5,6 +5,8 @@
 #include <cstring>
 #include <map>
 #include <numeric>
+#include <thread>
+#include <utility>
 
 #include "../ops/cpu/kernels/kernels.h"
 #include "../ops/cpu/thread_pool.h"
@@ -219,6 +221,27 @@ void pool_runs_everything() {
   expect(after == 50, "the pool is broken after an exception");
 }
 
+void threads_begin_with_their_shares() {
+  cpu::ThreadPool pool(3);
+  for (int round = 0; round < 20; round++) {
+    std::atomic<int> inside{0};
+    std::vector<std::pair<int, int64_t>> began(3, {-1, -1});
+    std::vector<int> ran(9);
+    pool.run(9, [&](int64_t i, int thread) {
+      ran[static_cast<size_t>(i)]++;
+      auto& [number, first] = began[static_cast<size_t>(thread)];
+      if (number++ >= 0) return;
+      first = i;
+      inside++;
+      while (inside < 3) std::this_thread::yield();  // nobody goes on before all have begun
+    });
+    for (size_t t = 0; t < 3; t++) {
+      expect(began[t].second == 3 * static_cast<int64_t>(t), "a thread began with another's task");
+    }
+    for (const int n : ran) expect(n == 1, "a task ran twice or not at all");
+  }
+}
+
 const cpu::Kernels& kernels_of(Isa isa) {
 #if defined(__x86_64__)
   if (isa == Isa::avx2) return cpu::avx2::kernels();
@@ -259,6 +282,7 @@ void memory_checks(std::vector<Check>& checks) {
   checks.push_back({"bad arguments are refused", rejects_bad_arguments});
   checks.push_back({"weights convert and refresh", converts_weights});
   checks.push_back({"thread pool", pool_runs_everything});
+  checks.push_back({"thread shares", threads_begin_with_their_shares});
 }
 
 void math_checks(std::vector<Check>& checks) {

@@ -50,11 +50,11 @@ Tensors head_results(Backend& b, const Tensor& hidden, const Tensor& w, DType dt
 
 void add_product_checks(std::vector<Check>& checks, Isa isa, DType dtype) {
   const std::string tail = std::string(dtype == DType::f32 ? " f32 " : " bf16 ") + isa_name(isa);
-  checks.push_back({"equal threads 1/2/3" + tail, [=] {
+  checks.push_back({"equal threads 1/2/3/4" + tail, [=] {
                       const LayerData data;
                       auto one = make_cpu_backend(1, isa);
                       const Tensors want = layer(*one, data.x, data.w, data.dy, dtype);
-                      for (const int threads : {2, 3}) {
+                      for (const int threads : {2, 3, 4}) {
                         auto b = make_cpu_backend(threads, isa);
                         const Tensors got = layer(*b, data.x, data.w, data.dy, dtype);
                         for (size_t i = 0; i < want.size(); i++) expect_same_bits(got[i], want[i], want[i].name);
@@ -62,7 +62,7 @@ void add_product_checks(std::vector<Check>& checks, Isa isa, DType dtype) {
                     }});
   checks.push_back({"equal row alone and in a batch" + tail, [=] {
                       const LayerData data;
-                      auto b = make_cpu_backend(2, isa);
+                      auto b = make_cpu_backend(4, isa);
                       const Tensors whole = layer(*b, data.x, data.w, data.dy, dtype);
                       for (const auto& [first, count] : {std::pair{0, 1}, {149, 1}, {7, 13}, {64, 70}}) {
                         const Tensors part =

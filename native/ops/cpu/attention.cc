@@ -82,7 +82,7 @@ void CpuBackend::write_kv(KvPool& base, int layer, const Forest& forest, View k,
   constexpr int64_t kVectorsPerTask = 16;  // of keys and as many of values
   for_pieces(pool.kv_heads * forest.rows, kVectorsPerTask, [&](int64_t first, int64_t count) {
     for (int64_t i = first; i < first + count; i++) {
-      const int64_t h = i / forest.rows, t = i % forest.rows, from = t * columns + h * d;
+      const int64_t t = i / pool.kv_heads, h = i % pool.kv_heads, from = t * columns + h * d;
       const KeyPlace& place = plan.places[static_cast<size_t>(t)];
       const Pages pages = pool.pages_of(layer, static_cast<int>(h));
       const int32_t page = forest.pages[static_cast<size_t>(place.page_index)];

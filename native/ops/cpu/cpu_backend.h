@@ -17,9 +17,9 @@ namespace act::cpu {
 /// The weights that were multiplied after another one the last time. Every step multiplies in the same order, so the end
 /// of a product brings the beginning of the next one closer. Only addresses: the weights may be gone.
 struct Follower {
-  const uint32_t* packed = nullptr;    // of the first output
-  int64_t panels = 0, all_panels = 0;  // of it, and of all outputs
-  int64_t panel_words = 0;             // of one panel's first block
+  const uint32_t* packed = nullptr;  // of the first output
+  int64_t panels = 0;                // of it
+  int64_t panel_words = 0;           // of one panel's first block
 };
 
 /// Layouts of a weight:

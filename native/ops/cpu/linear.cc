@@ -51,10 +51,8 @@ void CpuBackend::swiglu_linear(const LinearOutput& output, View product, View ga
 Follower CpuBackend::follower_of(std::span<const Product::Output> outputs, const CpuWeight& first) const {
   const PanelFormat left = left_format(first.dtype == DType::bf16, true);
   const int64_t width = columns(left), units = inner_units(first.cols, left);
-  Follower f{outputs.front().b.packed, ceil_div(first.rows, width), 0, 0};
-  for (const Product::Output& o : outputs) f.all_panels += ceil_div(o.n, width);
-  f.panel_words = width * words_of(left, std::min(units, inner_block(units, left)));
-  return f;
+  return {outputs.front().b.packed, ceil_div(first.rows, width),
+          width * words_of(left, std::min(units, inner_block(units, left)))};
 }
 
 void CpuBackend::multiply_weights(std::span<const LinearOutput> outputs, bool accumulate, View x, float scale,

@@ -10,6 +10,9 @@ namespace act::cpu {
 namespace {
 
 constexpr int64_t kTilesPerTask = 16, kPanelsPerTask = 8;
+/// Threads have rows of their own where that leaves every one of them 8 for each thread there is: all of B is then read
+/// once a group of rows, by all together no faster than one thread reads it for 8 rows.
+constexpr int64_t kGroupRowsPerThread = 8;
 /// Of panels_in_place: 32 KiB of B, and rows of A so few that packing B does not pay.
 constexpr int64_t kFirstLevelWords = 8 << 10, kFewRows = 128;
 
@@ -21,73 +24,81 @@ int64_t panels_in_place(const Product& x, PanelFormat format, int64_t width, int
   return can && (width * block > kFirstLevelWords || x.m <= kFewRows) ? first.n / width : 0;
 }
 
-/// How many panels a task takes at most: four tasks a thread, unless they would be too large.
-int64_t panels_per_task(int64_t all_panels, int64_t tile_tasks, int64_t threads) {
-  return std::min(kPanelsPerTask, std::max<int64_t>(1, all_panels * tile_tasks / (4 * threads)));
-}
-
-/// Where task `task` of a product begins to read, if it has as many rows as this one; null: not known.
-const uint32_t* first_panel(const Follower& next, int64_t task, int64_t tile_tasks, int64_t threads) {
-  if (!next.packed) return nullptr;
-  const int64_t panel_tasks = ceil_div(next.panels, panels_per_task(next.all_panels, tile_tasks, threads));
-  const int64_t p = task / tile_tasks;
-  return p < panel_tasks ? next.packed + next.panels * p / panel_tasks * next.panel_words : nullptr;
-}
-
-/// The tasks of a round: some tiles by some panels of one output.
+/// The tasks of a round: some tiles by some panels of one output. Each thread begins with the tasks of one rectangle of C
+/// (ThreadPool::run), one group of rows by one slot of every output's columns: the same of all products of so many
+/// rows, so that it mostly reads and adds to what it wrote itself. Groups begin with different panels: what one has
+/// fetched from memory the others find in a cache, and none is always behind.
 struct Tasks {
   struct Part {
     const Product::Output* output;
     RightPanels panels;
-    int64_t panel_tasks = 0, first_task = 0;
+    int64_t panel_tasks = 0, first_task = 0;  // of a thread
   };
   struct Place {
     const Part& part;
     int64_t tile0, tile1, panel0, panel1;
   };
   std::vector<Part> parts;
-  int64_t tiles, tile_tasks, count = 0;
+  int64_t tiles, groups, slots, tile_tasks;  // tile tasks of a group
+  int64_t thread_tasks = 0;
 
-  Tasks(std::vector<Part> of, int64_t tiles, int64_t threads)
-      : parts(std::move(of)), tiles(tiles), tile_tasks(ceil_div(tiles, kTilesPerTask)) {
+  Tasks(std::vector<Part> of, int64_t tiles, int64_t rows, int64_t threads)
+      : parts(std::move(of)),
+        tiles(tiles),
+        groups(std::clamp<int64_t>(rows / (kGroupRowsPerThread * threads), 1, threads)) {
+    while (threads % groups) groups--;
+    slots = threads / groups;
+    tile_tasks = ceil_div(ceil_div(tiles, groups), kTilesPerTask);
     int64_t all_panels = 0;
     for (const Part& part : parts) all_panels += part.panels.count();
+    // Four tasks a thread, unless they would be too large.
+    const int64_t most = std::clamp<int64_t>(all_panels * groups * tile_tasks / (4 * threads), 1, kPanelsPerTask);
     for (Part& part : parts) {
-      part.panel_tasks = ceil_div(part.panels.count(), panels_per_task(all_panels, tile_tasks, threads));
-      part.first_task = count;
-      count += tile_tasks * part.panel_tasks;
+      part.panel_tasks = ceil_div(ceil_div(part.panels.count(), slots), most);
+      part.first_task = thread_tasks;
+      thread_tasks += tile_tasks * part.panel_tasks;
     }
   }
+  int64_t count() const { return groups * slots * thread_tasks; }
   Place at(int64_t task) const {
+    const int64_t group = task / thread_tasks / slots, slot = task / thread_tasks % slots, own = task % thread_tasks;
     size_t i = parts.size() - 1;
-    while (task < parts[i].first_task) i--;
+    while (own < parts[i].first_task) i--;
     const Part& part = parts[i];
-    const int64_t own = task - part.first_task, p = own / tile_tasks, t = own % tile_tasks;
-    return {part, tiles * t / tile_tasks, tiles * (t + 1) / tile_tasks, part.panels.count() * p / part.panel_tasks,
-            part.panels.count() * (p + 1) / part.panel_tasks};
+    const int64_t t = (own - part.first_task) % tile_tasks;
+    const int64_t p = ((own - part.first_task) / tile_tasks + part.panel_tasks * group / groups) % part.panel_tasks;
+    const int64_t tile0 = tiles * group / groups, tile_count = tiles * (group + 1) / groups - tile0;
+    const int64_t panel0 = part.panels.count() * slot / slots;
+    const int64_t panel_count = part.panels.count() * (slot + 1) / slots - panel0;
+    return {part, tile0 + tile_count * t / tile_tasks, tile0 + tile_count * (t + 1) / tile_tasks,
+            panel0 + panel_count * p / part.panel_tasks, panel0 + panel_count * (p + 1) / part.panel_tasks};
+  }
+  /// Where `thread` probably begins to read in the next product, if that has as many rows; null: not known.
+  const uint32_t* first_panel(const Follower& next, int64_t thread) const {
+    const int64_t group = thread / slots, slot = thread % slots;
+    const int64_t panel = next.panels * slot / slots + next.panels / slots * group / groups;
+    return next.packed ? next.packed + panel * next.panel_words : nullptr;
   }
 };
 
-/// The tiles of a panel share the prefetch of the next panel: one line a unit where that is enough, each tile its part,
-/// else the first tiles whole units.
+/// The tiles of a panel share the prefetch of the next one, as evenly as whole lines of every unit allow, so that no more
+/// lines than needed are on their way at a time.
 struct PrefetchShares {
   int64_t steps;  // units or groups of a tile
   int64_t lines;  // of one of them
   int64_t tiles;  // how many share
 
-  PrefetchShares(const Panels& panels, int64_t units, int64_t all_tiles) {
-    const bool integers = panels.format == PanelFormat::integers;
-    steps = integers ? units / kIntegerGroupUnits : units;
-    const int64_t all = ceil_div(panels.width * panels.words(units), 16), share = ceil_div(all, steps * all_tiles);
-    lines = integers || share == 1 ? share : ceil_div(all, steps);
-    tiles = ceil_div(all, steps * lines);
-  }
+  PrefetchShares(const Panels& panels, int64_t units, int64_t all_tiles)
+      : steps(panels.format == PanelFormat::integers ? units / kIntegerGroupUnits : units),
+        lines(ceil_div(ceil_div(panels.width * panels.words(units), 16), steps)),
+        tiles(all_tiles) {}
   void place(GemmTile& t, const RightPanels::Panel& next, int64_t packed_step, int64_t tile) const {
+    const int64_t before = ceil_div(lines * tile, tiles), own = ceil_div(lines * (tile + 1), tiles) - before;
     const bool strided = next.step != packed_step;
-    t.prefetch_lines = static_cast<int>(lines);
-    t.prefetch_step = strided ? next.step * 4 : lines * 64;
-    const int64_t own = tile * lines * 64 * (strided ? 1 : steps);
-    t.prefetch = next.words && tile < tiles ? reinterpret_cast<const char*>(next.words) + own : nullptr;
+    t.prefetch_lines = static_cast<int>(own);
+    t.prefetch_step = strided ? next.step * 4 : own * 64;
+    const int64_t first = before * 64 * (strided ? 1 : steps);
+    t.prefetch = next.words && own ? reinterpret_cast<const char*>(next.words) + first : nullptr;
   }
 };
 
@@ -196,18 +207,18 @@ void CpuBackend::multiply_block(const Product& x, PanelFormat format, int64_t ro
     parts.push_back({&first, {panels, to, before, matrix, source.stride}});
   }
 
-  const Tasks tasks(std::move(parts), tiles.count, threads);
-  pool_.run(tasks.count, [&](int64_t task, int) {
+  const Tasks tasks(std::move(parts), tiles.count, rows, threads);
+  pool_.run(tasks.count(), [&](int64_t task, int thread) {
     const auto& [part, tile0, tile1, panel0, panel1] = tasks.at(task);
     const RightPanels& panels = part.panels;
     const int64_t n = part.output->n;
     // What this thread will probably read next comes from memory or a farther cache: the tiles share its prefetch.
     RightPanels::Panel next_task{};
-    if (task + threads < tasks.count) {
-      const Tasks::Place later = tasks.at(task + threads);
+    if ((task + 1) % tasks.thread_tasks) {
+      const Tasks::Place later = tasks.at(task + 1);
       next_task = later.part.panels.at(0, std::min(block, units), later.panel0);
     } else if (x.follower) {
-      next_task = {first_panel(*x.follower, task + threads - tasks.count, tasks.tile_tasks, threads), width};
+      next_task = {tasks.first_panel(*x.follower, thread), width};
     }
     GemmTile t{};
     t.chain = x.one_chain || x.bf16 ? 0 : kChain;

@@ -36,7 +36,7 @@ bool spin_until(Done done) {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int threads) {
+ThreadPool::ThreadPool(int threads) : threads_(threads), left_(std::make_unique<Left[]>(static_cast<size_t>(threads))) {
   helpers_.reserve(static_cast<size_t>(threads) - 1);
   try {
     for (int i = 1; i < threads; i++) helpers_.emplace_back([this, i] { helper(i); });
@@ -58,10 +58,13 @@ void ThreadPool::stop() {
 }
 
 void ThreadPool::run_job(int64_t count, Call call, void* context) {
-  count_ = count;
   call_ = call;
   context_ = context;
-  next_.store(0, std::memory_order_relaxed);
+  for (int t = 0; t < threads_; t++) {
+    Left& share = left_[static_cast<size_t>(t)];
+    share.next.store(count * t / threads_, std::memory_order_relaxed);
+    share.end = count * (t + 1) / threads_;
+  }
   gate_.store(0, std::memory_order_release);
   epoch_.fetch_add(1, std::memory_order_release);
   epoch_.notify_all();
@@ -77,15 +80,18 @@ void ThreadPool::run_job(int64_t count, Call call, void* context) {
 }
 
 void ThreadPool::work(int thread) noexcept {
-  for (;;) {
-    const int64_t index = next_.fetch_add(1, std::memory_order_relaxed);
-    if (index >= count_) return;
-    try {
-      call_(context_, index, thread);
-    } catch (...) {
-      next_.store(count_, std::memory_order_relaxed);  // nobody starts another task
-      const std::lock_guard lock(failure_lock_);
-      if (!failure_) failure_ = std::current_exception();
+  for (int i = 0; i < threads_; i++) {
+    Left& share = left_[static_cast<size_t>((thread + i) % threads_)];
+    while (share.next.load(std::memory_order_relaxed) < share.end) {
+      const int64_t index = share.next.fetch_add(1, std::memory_order_relaxed);
+      if (index >= share.end) break;
+      try {
+        call_(context_, index, thread);
+      } catch (...) {
+        for (size_t t = 0; t < static_cast<size_t>(threads_); t++) left_[t].next = left_[t].end;  // nobody starts another
+        const std::lock_guard lock(failure_lock_);
+        if (!failure_) failure_ = std::current_exception();
+      }
     }
   }
 }

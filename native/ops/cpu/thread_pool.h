@@ -1,9 +1,13 @@
 // The threads of one CPU backend. The caller takes part; helpers spin briefly for the next job and then sleep. A job
 // never waits for a helper that has not started on it, so an oversubscribed machine costs speed but no stalls.
+//
+// Every thread begins with the same share of the tasks, whatever the job: where one operation's tasks are the same rows
+// as the next one's, a thread finds what it wrote itself. That matters most where cores have no cache in common.
 #pragma once
 #include <atomic>
 #include <cstdint>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -17,14 +21,15 @@ class ThreadPool {
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
 
-  int threads() const { return static_cast<int>(helpers_.size()) + 1; }
+  int threads() const { return threads_; }
 
-  /// Calls task(index, thread) for every index < count, in no particular order; thread < threads(). Returns when all
-  /// are done; the first exception of a task is thrown here.
+  /// Calls task(index, thread) for every index < count; thread < threads(). Thread t runs those from count * t / threads()
+  /// on, up to the next thread's, in ascending order, and then what others have not begun. Returns when all are done; the
+  /// first exception of a task is thrown here.
   template <class Task>
   void run(int64_t count, Task&& task) {
     if (count <= 0) return;
-    if (helpers_.empty() || count == 1) {
+    if (threads_ == 1 || count == 1) {
       for (int64_t i = 0; i < count; i++) task(i, 0);
       return;
     }
@@ -40,19 +45,24 @@ class ThreadPool {
   void helper(int thread) noexcept;
   void stop();
 
-  std::vector<std::thread> helpers_;
-  std::atomic<bool> stop_{false};
-  std::atomic<uint32_t> epoch_{0};       // one up for every job; what helpers sleep on
-  std::atomic<uint32_t> gate_{kClosed};  // helpers inside the job, and whether more may enter
-  static constexpr uint32_t kClosed = 1u << 31;
+  static constexpr size_t kLine = 64;
+  struct alignas(kLine) Left {
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
+  };
 
-  // The job; written only while the gate is closed and nobody is inside.
-  int64_t count_ = 0;
+  const int threads_;
+  std::atomic<bool> stop_{false};
+  static constexpr uint32_t kClosed = 1u << 31;
+  alignas(kLine) std::atomic<uint32_t> epoch_{0};  // one up for every job; what helpers sleep on
+  std::atomic<uint32_t> gate_{kClosed};            // helpers inside the job, and whether more may enter
+  // The job, on the line that a helper reads to enter it; written only while the gate is closed and nobody is inside.
   Call call_ = nullptr;
   void* context_ = nullptr;
-  alignas(64) std::atomic<int64_t> next_{0};
+  std::unique_ptr<Left[]> left_;  // of every thread's share
   std::mutex failure_lock_;
   std::exception_ptr failure_;
+  std::vector<std::thread> helpers_;
 };
 
 }  // namespace act::cpu

@@ -104,6 +104,8 @@ void tile(const GemmTile& t) {
       run_chain<BF16, R, 0>(acc, units, t, a, b, prefetch);
     } else if (t.prefetch_lines == 1) {
       run_chain<BF16, R, 1>(acc, units, t, a, b, prefetch);
+    } else if (t.prefetch_lines == 2) {
+      run_chain<BF16, R, 2>(acc, units, t, a, b, prefetch);
     } else {
       run_chain<BF16, R, kPanelLines>(acc, units, t, a, b, prefetch);
     }

@@ -25,7 +25,7 @@ struct GemmTile {
   const float* next_c;    // where the next tile will begin: brought closer; null: nothing
   int columns;            // 1..gemm_columns
   const char* prefetch;   // memory to bring closer meanwhile; null: nothing
-  int prefetch_lines;     // cache lines of it a unit: 1, or those of a unit of b; of integers any number a group
+  int prefetch_lines;     // cache lines of it a unit: 1, 2, or those of a unit of b; of integers any number a group
   int64_t prefetch_step;  // bytes from one unit's lines to the next's (tiles and integers: always the end of the lines)
 };
 using GemmKernel = void (*)(const GemmTile&);
