@@ -14,6 +14,13 @@ import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 
+/** What keeps PyTorch and its libraries to an instruction set. */
+const peerLimits = {
+  auto: {},
+  avx2: { ATEN_CPU_CAPABILITY: "avx2", ONEDNN_MAX_CPU_ISA: "AVX2", MKL_ENABLE_INSTRUCTIONS: "AVX2" },
+  avx512: { ATEN_CPU_CAPABILITY: "avx512", ONEDNN_MAX_CPU_ISA: "AVX512_CORE_VNNI", MKL_ENABLE_INSTRUCTIONS: "AVX512" },
+  avx512bf16: { ONEDNN_MAX_CPU_ISA: "AVX512_CORE_BF16" },
+};
 const here = dirname(fileURLToPath(import.meta.url));
 const flags = readFlags();
 const python = process.env.ACT_BENCH_PYTHON ?? "python3";
@@ -36,7 +43,7 @@ const importBarMs = 150;
 
 function readFlags() {
   const usage =
-    "npm run bench -- [--json FILE] [--only NAME,...] [--runs N] [--threads N] [--instruction-set NAME]\n  [--peer-dtype fp32|bf16   of bf16 rows where the processor has no bf16 dot product, instead of trying both]";
+    "npm run bench -- [--json FILE] [--only NAME,...] [--runs N] [--threads N]\n  [--instruction-set NAME   of both sides: avx2, avx512 or avx512bf16]\n  [--peer-dtype fp32|bf16   of bf16 rows where the processor has no bf16 dot product, instead of trying both]";
   const options = {
     json: { type: "string" },
     only: { type: "string" },
@@ -50,6 +57,8 @@ function readFlags() {
     const { values } = parseArgs({ options });
     if (!["fp32", "bf16", undefined].includes(values["peer-dtype"]))
       throw new Error(`--peer-dtype is fp32 or bf16, not ${values["peer-dtype"]}`);
+    if (!(values["instruction-set"] in peerLimits))
+      throw new Error(`--instruction-set is ${Object.keys(peerLimits).join(", ")}, not ${values["instruction-set"]}`);
     if (!values.help) return values;
     console.log(`Usage: ${usage}`);
     process.exit(0);
@@ -61,8 +70,8 @@ function readFlags() {
 
 /** A process that answers one JSON line for every line it is sent. */
 class Runner {
-  constructor(command, args) {
-    this.child = spawn(command, args, { stdio: ["pipe", "pipe", "pipe"] });
+  constructor(command, args, variables = {}) {
+    this.child = spawn(command, args, { stdio: ["pipe", "pipe", "pipe"], env: { ...process.env, ...variables } });
     this.errors = "";
     this.child.stderr.on("data", (chunk) => {
       this.errors = (this.errors + chunk).slice(-4000);
@@ -103,16 +112,11 @@ const ourRunner = (w) =>
     flags["instruction-set"],
   ]);
 const peerRunner = (w, dtype = w.dtype) =>
-  new Runner(python, [
-    join(here, "peers", "peer.py"),
-    w.workload,
-    "--shape",
-    w.shape,
-    "--dtype",
-    dtype,
-    "--threads",
-    flags.threads,
-  ]);
+  new Runner(
+    python,
+    [join(here, "peers", "peer.py"), w.workload, "--shape", w.shape, "--dtype", dtype, "--threads", flags.threads],
+    peerLimits[flags["instruction-set"]],
+  );
 
 /** Seconds of the peer's start with its warm-up, and of one repetition; null where the start takes longer than `limit`. */
 async function tryPeer(w, dtype, limit = Number.POSITIVE_INFINITY) {
@@ -158,7 +162,8 @@ async function measure(w, hasBf16, rows) {
   }
   const memory = { ours: (await ours.end()).peak_rss_bytes, peer: (await peer.end()).peak_rss_bytes };
   const rate = (t) => w.tokens / median(t);
-  const command = `npm run bench -- --only ${w.name}`;
+  const limit = flags["instruction-set"] === "auto" ? "" : ` --instruction-set ${flags["instruction-set"]}`;
+  const command = `npm run bench -- --only ${w.name}${limit}`;
   const { torch, transformers, trl } = versions;
   rows.push({
     name: w.name,
@@ -213,6 +218,7 @@ function cpuFlags() {
 }
 
 const features = cpuFlags();
+const hasBf16 = features.includes("avx512_bf16") && ["auto", "avx512bf16"].includes(flags["instruction-set"]);
 const only = flags.only?.split(",");
 const names = [...workloads.map((w) => w.name), "grpo-memory/135m-bf16", "import"];
 const unknown = only?.filter((name) => !names.includes(name)) ?? [];
@@ -254,7 +260,7 @@ for (const w of workloads) {
   if (only && !only.includes(w.name) && !(w.name === "grpo/135m-bf16" && only.includes("grpo-memory/135m-bf16")))
     continue;
   const before = rows.length;
-  await measure(w, features.includes("avx512_bf16"), rows);
+  await measure(w, hasBf16, rows);
   report(before);
 }
 if (!only || only.includes("import")) {
