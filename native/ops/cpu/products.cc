@@ -13,6 +13,14 @@ constexpr int64_t kTilesPerTask = 16, kPanelsPerTask = 8;
 /// Threads have rows of their own where that leaves every one of them 8 for each thread there is: all of B is then read
 /// once a group of rows, by all together no faster than one thread reads it for 8 rows.
 constexpr int64_t kGroupRowsPerThread = 8;
+
+/// Into how many groups the rows are divided: a divisor of the threads, and of the tiles (0: their number is free).
+int64_t group_count(int64_t rows, int64_t tiles, int64_t threads) {
+  int64_t groups = std::clamp<int64_t>(rows / (kGroupRowsPerThread * threads), 1, threads);
+  while (threads % groups || tiles % groups) groups--;
+  return groups;
+}
+
 /// Of panels_in_place: 32 KiB of B, and rows of A so few that packing B does not pay.
 constexpr int64_t kFirstLevelWords = 8 << 10, kFewRows = 128;
 
@@ -39,16 +47,15 @@ struct Tasks {
     int64_t tile0, tile1, panel0, panel1;
   };
   std::vector<Part> parts;
-  int64_t tiles, groups, slots, tile_tasks;  // tile tasks of a group
+  int64_t tiles, groups, slots, tile_tasks;  // tiles and tile tasks of a group
   int64_t thread_tasks = 0;
 
-  Tasks(std::vector<Part> of, int64_t tiles, int64_t rows, int64_t threads)
+  Tasks(std::vector<Part> of, int64_t tiles, int64_t groups, int64_t threads)
       : parts(std::move(of)),
-        tiles(tiles),
-        groups(std::clamp<int64_t>(rows / (kGroupRowsPerThread * threads), 1, threads)) {
-    while (threads % groups) groups--;
-    slots = threads / groups;
-    tile_tasks = ceil_div(ceil_div(tiles, groups), kTilesPerTask);
+        tiles(tiles / groups),
+        groups(groups),
+        slots(threads / groups),
+        tile_tasks(ceil_div(this->tiles, kTilesPerTask)) {
     int64_t all_panels = 0;
     for (const Part& part : parts) all_panels += part.panels.count();
     // Four tasks a thread, unless they would be too large.
@@ -67,10 +74,10 @@ struct Tasks {
     const Part& part = parts[i];
     const int64_t t = (own - part.first_task) % tile_tasks;
     const int64_t p = ((own - part.first_task) / tile_tasks + part.panel_tasks * group / groups) % part.panel_tasks;
-    const int64_t tile0 = tiles * group / groups, tile_count = tiles * (group + 1) / groups - tile0;
+    const int64_t tile0 = tiles * group;
     const int64_t panel0 = part.panels.count() * slot / slots;
     const int64_t panel_count = part.panels.count() * (slot + 1) / slots - panel0;
-    return {part, tile0 + tile_count * t / tile_tasks, tile0 + tile_count * (t + 1) / tile_tasks,
+    return {part, tile0 + tiles * t / tile_tasks, tile0 + tiles * (t + 1) / tile_tasks,
             panel0 + panel_count * p / part.panel_tasks, panel0 + panel_count * (p + 1) / part.panel_tasks};
   }
   /// Where `thread` probably begins to read in the next product, if that has as many rows; null: not known.
@@ -162,7 +169,9 @@ void CpuBackend::multiply_block(const Product& x, PanelFormat format, int64_t ro
   const auto arithmetic = static_cast<size_t>(arithmetic_of(format));
   const int64_t height = kernels_.gemm_rows[arithmetic], width = columns(format), threads = pool_.threads();
   const PanelFormat right_format = format == PanelFormat::tiles ? PanelFormat::pairs : format;
-  const Panels tiles{format, rows, ceil_div(rows, height), format == PanelFormat::tiles ? height : 0};
+  const bool padded = format == PanelFormat::tiles;
+  const int64_t least_tiles = ceil_div(rows, height), groups = group_count(rows, padded ? least_tiles : 0, threads);
+  const Panels tiles{format, rows, round_up(least_tiles, groups), padded ? height : 0};
   const Product::Output& first = x.outputs.front();
 
   const auto words = [](float* p) { return reinterpret_cast<uint32_t*>(p); };
@@ -207,7 +216,7 @@ void CpuBackend::multiply_block(const Product& x, PanelFormat format, int64_t ro
     parts.push_back({&first, {panels, to, before, matrix, source.stride}});
   }
 
-  const Tasks tasks(std::move(parts), tiles.count, rows, threads);
+  const Tasks tasks(std::move(parts), tiles.count, groups, threads);
   pool_.run(tasks.count(), [&](int64_t task, int thread) {
     const auto& [part, tile0, tile1, panel0, panel1] = tasks.at(task);
     const RightPanels& panels = part.panels;

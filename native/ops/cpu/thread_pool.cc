@@ -36,7 +36,7 @@ bool spin_until(Done done) {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int threads) : threads_(threads), left_(std::make_unique<Left[]>(static_cast<size_t>(threads))) {
+ThreadPool::ThreadPool(int threads) : threads_(threads), shares_(std::make_unique<Share[]>(static_cast<size_t>(threads))) {
   helpers_.reserve(static_cast<size_t>(threads) - 1);
   try {
     for (int i = 1; i < threads; i++) helpers_.emplace_back([this, i] { helper(i); });
@@ -61,7 +61,7 @@ void ThreadPool::run_job(int64_t count, Call call, void* context) {
   call_ = call;
   context_ = context;
   for (int t = 0; t < threads_; t++) {
-    Left& share = left_[static_cast<size_t>(t)];
+    Share& share = shares_[static_cast<size_t>(t)];
     share.next.store(count * t / threads_, std::memory_order_relaxed);
     share.end = count * (t + 1) / threads_;
   }
@@ -81,14 +81,14 @@ void ThreadPool::run_job(int64_t count, Call call, void* context) {
 
 void ThreadPool::work(int thread) noexcept {
   for (int i = 0; i < threads_; i++) {
-    Left& share = left_[static_cast<size_t>((thread + i) % threads_)];
+    Share& share = shares_[static_cast<size_t>((thread + i) % threads_)];
     while (share.next.load(std::memory_order_relaxed) < share.end) {
       const int64_t index = share.next.fetch_add(1, std::memory_order_relaxed);
       if (index >= share.end) break;
       try {
         call_(context_, index, thread);
       } catch (...) {
-        for (size_t t = 0; t < static_cast<size_t>(threads_); t++) left_[t].next = left_[t].end;  // nobody starts another
+        for (size_t t = 0; t < static_cast<size_t>(threads_); t++) shares_[t].next = shares_[t].end;  // nobody starts another
         const std::lock_guard lock(failure_lock_);
         if (!failure_) failure_ = std::current_exception();
       }

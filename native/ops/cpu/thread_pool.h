@@ -46,7 +46,7 @@ class ThreadPool {
   void stop();
 
   static constexpr size_t kLine = 64;
-  struct alignas(kLine) Left {
+  struct alignas(kLine) Share {
     std::atomic<int64_t> next{0};
     int64_t end = 0;
   };
@@ -59,7 +59,7 @@ class ThreadPool {
   // The job, on the line that a helper reads to enter it; written only while the gate is closed and nobody is inside.
   Call call_ = nullptr;
   void* context_ = nullptr;
-  std::unique_ptr<Left[]> left_;  // of every thread's share
+  std::unique_ptr<Share[]> shares_;  // of every thread: what is left of it
   std::mutex failure_lock_;
   std::exception_ptr failure_;
   std::vector<std::thread> helpers_;
