@@ -36,7 +36,8 @@ bool spin_until(Done done) {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int threads) : threads_(threads), shares_(std::make_unique<Share[]>(static_cast<size_t>(threads))) {
+ThreadPool::ThreadPool(int threads)
+    : threads_(threads), shares_(std::make_unique<Share[]>(static_cast<size_t>(threads))) {
   helpers_.reserve(static_cast<size_t>(threads) - 1);
   try {
     for (int i = 1; i < threads; i++) helpers_.emplace_back([this, i] { helper(i); });
@@ -88,7 +89,8 @@ void ThreadPool::work(int thread) noexcept {
       try {
         call_(context_, index, thread);
       } catch (...) {
-        for (size_t t = 0; t < static_cast<size_t>(threads_); t++) shares_[t].next = shares_[t].end;  // nobody starts another
+        // Nobody starts another task.
+        for (size_t t = 0; t < static_cast<size_t>(threads_); t++) shares_[t].next = shares_[t].end;
         const std::lock_guard lock(failure_lock_);
         if (!failure_) failure_ = std::current_exception();
       }
