@@ -125,18 +125,25 @@ void tile(const GemmTile& t) {
 }
 
 #if !defined(__AVX512BF16__)
-/// sum += x_low * y_low + x_high * y_high of the 16-bit halves of every lane.
-ACT_INLINE void add_products(vi& sum, vu x, vu y) {
+/// x_low * y_low + x_high * y_high of the 16-bit halves of every lane.
+ACT_INLINE vi products(vu x, vu y) {
 #if defined(__AVX512F__)
-  sum += (vi)_mm512_madd_epi16((__m512i)x, (__m512i)y);
+  return (vi)_mm512_madd_epi16((__m512i)x, (__m512i)y);
 #elif defined(__AVX2__)
-  // GCC would gather the additions of several rows behind their products and run out of registers.
-  asm("vpaddd %1, %0, %0" : "+x"(sum) : "x"(_mm256_madd_epi16((__m256i)x, (__m256i)y)));
+  return (vi)_mm256_madd_epi16((__m256i)x, (__m256i)y);
 #elif defined(__SSE2__)
-  sum += (vi)_mm_madd_epi16((__m128i)x, (__m128i)y);
+  return (vi)_mm_madd_epi16((__m128i)x, (__m128i)y);
 #else
   const vi a = (vi)x, b = (vi)y;
-  sum += (a << 16 >> 16) * (b << 16 >> 16) + (a >> 16) * (b >> 16);
+  return (a << 16 >> 16) * (b << 16 >> 16) + (a >> 16) * (b >> 16);
+#endif
+}
+ACT_INLINE void add(vi& sum, vi x) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  // GCC would gather the additions of several rows behind their products and run out of registers.
+  asm("vpaddd %1, %0, %0" : "+x"(sum) : "x"(x));
+#else
+  sum += x;
 #endif
 }
 
@@ -144,21 +151,24 @@ ACT_INLINE void add_products(vi& sum, vu x, vu y) {
 template <int R>
 ACT_INLINE void add_group(float* sums, const uint32_t* a, int64_t a_row, const uint32_t* b) {
   vi s[R][kVectors];
+  vu y[kVectors];
+#pragma GCC unroll 3
+  for (int j = 0; j < kVectors; j++) y[j] = load_bits(b + j * kWidth);
 #pragma GCC unroll 8
   for (int i = 0; i < R; i++) {
+    const vu x = broadcast_bits(a[i * a_row]);
 #pragma GCC unroll 3
-    for (int j = 0; j < kVectors; j++) s[i][j] = vi{};
+    for (int j = 0; j < kVectors; j++) s[i][j] = products(x, y[j]);
   }
 #pragma GCC unroll 1
-  for (int u = 0; u < kIntegerGroupUnits; u++) {
-    vu y[kVectors];
+  for (int u = 1; u < kIntegerGroupUnits; u++) {
 #pragma GCC unroll 3
     for (int j = 0; j < kVectors; j++) y[j] = load_bits(b + u * kColumns + j * kWidth);
 #pragma GCC unroll 8
     for (int i = 0; i < R; i++) {
       const vu x = broadcast_bits(a[i * a_row + u]);
 #pragma GCC unroll 3
-      for (int j = 0; j < kVectors; j++) add_products(s[i][j], x, y[j]);
+      for (int j = 0; j < kVectors; j++) add(s[i][j], products(x, y[j]));
     }
   }
   vf scale[kVectors];
