@@ -18,7 +18,12 @@ import { parseArgs } from "node:util";
 const peerLimits = {
   auto: {},
   avx2: { ATEN_CPU_CAPABILITY: "avx2", ONEDNN_MAX_CPU_ISA: "AVX2", MKL_ENABLE_INSTRUCTIONS: "AVX2" },
-  avx512: { ATEN_CPU_CAPABILITY: "avx512", ONEDNN_MAX_CPU_ISA: "AVX512_CORE_VNNI", MKL_ENABLE_INSTRUCTIONS: "AVX512" },
+  avx512: { ATEN_CPU_CAPABILITY: "avx512", ONEDNN_MAX_CPU_ISA: "AVX512_CORE", MKL_ENABLE_INSTRUCTIONS: "AVX512" },
+  avx512vnni: {
+    ATEN_CPU_CAPABILITY: "avx512",
+    ONEDNN_MAX_CPU_ISA: "AVX512_CORE_VNNI",
+    MKL_ENABLE_INSTRUCTIONS: "AVX512",
+  },
   avx512bf16: { ONEDNN_MAX_CPU_ISA: "AVX512_CORE_BF16" },
 };
 const here = dirname(fileURLToPath(import.meta.url));
@@ -43,7 +48,7 @@ const importBarMs = 150;
 
 function readFlags() {
   const usage =
-    "npm run bench -- [--json FILE] [--only NAME,...] [--runs N] [--threads N]\n  [--instruction-set NAME   of both sides: avx2, avx512 or avx512bf16]\n  [--peer-dtype fp32|bf16   of bf16 rows where the processor has no bf16 dot product, instead of trying both]";
+    "npm run bench -- [--json FILE] [--only NAME,...] [--runs N] [--threads N]\n  [--instruction-set NAME   of both sides: avx2, avx512, avx512vnni or avx512bf16]\n  [--peer-dtype fp32|bf16   of bf16 rows where the processor has no bf16 dot product, instead of trying both]";
   const options = {
     json: { type: "string" },
     only: { type: "string" },

@@ -34,7 +34,7 @@ Napi::Value plan_memory_of(const Napi::CallbackInfo& info) {
 Napi::Value instruction_sets(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   Napi::Array list = Napi::Array::New(env);
-  for (const char* name : {"portable", "avx2", "avx512", "avx512bf16", "amx"}) {
+  for (const char* name : {"portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx"}) {
     EngineOptions options;
     options.instruction_set = name;
     try {

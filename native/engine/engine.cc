@@ -32,10 +32,11 @@ Isa isa_of(const std::string& name) {
   if (name == "portable") return Isa::portable;
   if (name == "avx2") return Isa::avx2;
   if (name == "avx512") return Isa::avx512;
+  if (name == "avx512vnni") return Isa::avx512vnni;
   if (name == "avx512bf16") return Isa::avx512bf16;
   if (name == "amx") return Isa::amx;
   throw Error("BAD_ARGUMENT",
-              "Expected auto, portable, avx2, avx512, avx512bf16 or amx for `instructionSet`, got \"" + name + "\".");
+              "Expected auto, portable, avx2, avx512, avx512vnni, avx512bf16 or amx for `instructionSet`, got \"" + name + "\".");
 }
 
 }  // namespace

@@ -27,7 +27,7 @@ namespace act {
 struct EngineOptions {
   EngineSizes sizes;
   std::string device = "cpu";            // cpu, cuda, reference; emulated (a GPU in host memory, for tests)
-  std::string instruction_set = "auto";  // auto, portable, avx2, avx512, avx512bf16
+  std::string instruction_set = "auto";  // auto, portable, avx2, avx512, avx512vnni, avx512bf16, amx
   int threads = 1;
   bool batch_invariant = false;          // on cuda and emulated; the others always are
   std::optional<TokenBytes> token_bytes;

@@ -348,7 +348,7 @@ class Backend {
 
 std::unique_ptr<Backend> make_reference_backend();
 
-enum class Isa : uint8_t { automatic, portable, avx2, avx512, avx512bf16, amx };
+enum class Isa : uint8_t { automatic, portable, avx2, avx512, avx512vnni, avx512bf16, amx };
 /// `threads` >= 1, the caller's included. Throws DEVICE_NOT_FOUND for an instruction set this processor lacks.
 std::unique_ptr<Backend> make_cpu_backend(int threads, Isa isa = Isa::automatic);
 

@@ -246,6 +246,7 @@ const cpu::Kernels& kernels_of(Isa isa) {
 #if defined(__x86_64__)
   if (isa == Isa::avx2) return cpu::avx2::kernels();
   if (isa == Isa::avx512) return cpu::avx512::kernels();
+  if (isa == Isa::avx512vnni) return cpu::avx512vnni::kernels();
   if (isa == Isa::avx512bf16 || isa == Isa::amx) return cpu::avx512bf16::kernels();  // one exp
 #endif
   return cpu::portable::kernels();

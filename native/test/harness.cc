@@ -65,7 +65,7 @@ void expect_same_bits(const Tensor& a, const Tensor& b, const std::string& what)
 
 std::vector<Isa> available_isas() {
   std::vector<Isa> isas;
-  for (const Isa isa : {Isa::portable, Isa::avx2, Isa::avx512, Isa::avx512bf16, Isa::amx}) {
+  for (const Isa isa : {Isa::portable, Isa::avx2, Isa::avx512, Isa::avx512vnni, Isa::avx512bf16, Isa::amx}) {
     try {
       make_cpu_backend(1, isa);
       isas.push_back(isa);
@@ -77,7 +77,7 @@ std::vector<Isa> available_isas() {
 }
 
 std::string isa_name(Isa isa) {
-  const char* names[] = {"automatic", "portable", "avx2", "avx512", "avx512bf16", "amx"};
+  const char* names[] = {"automatic", "portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx"};
   return names[static_cast<int>(isa)];
 }
 

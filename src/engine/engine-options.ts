@@ -34,7 +34,7 @@ export const engineOptionsSchema = z.strictObject({
     .default("cpu")
     .describe("where to compute; reference and emulated (a GPU in host memory) are slow and for tests"),
   instructionSet: z
-    .enum(["auto", "portable", "avx2", "avx512", "avx512bf16", "amx"])
+    .enum(["auto", "portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx"])
     .default("auto")
     .describe("vector instructions; auto takes the best this processor has"),
   threads: z.number().int().min(1).max(1024).optional().describe("compute threads; default: the processor's cores"),

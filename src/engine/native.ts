@@ -29,7 +29,7 @@ export interface NativeEngineOptions {
   dtype: "fp32" | "bf16";
   /** `cpu`, `reference`, `cuda`, `emulated`. */
   device: string;
-  /** `auto`, `portable`, `avx2`, `avx512`, `avx512bf16`, `amx` (CPU only). */
+  /** `auto`, `portable`, `avx2`, `avx512`, `avx512vnni`, `avx512bf16`, `amx` (CPU only). */
   instructionSet: string;
   threads: number;
   /** On `cuda` and `emulated`: one order of additions for every shape. The others always have it. */

@@ -374,7 +374,7 @@ describe("plan and doctor", () => {
   });
 
   const sets = loadAddon().instructionSets();
-  const missing = ["avx2", "avx512", "avx512bf16", "amx"].find((set) => !sets.includes(set));
+  const missing = ["avx2", "avx512", "avx512vnni", "avx512bf16", "amx"].find((set) => !sets.includes(set));
   it.skipIf(missing === undefined)("name an instruction set that this processor lacks", () => {
     const result = cli(["plan", "--model", model, "--instruction-set", missing ?? ""]);
     expect(result).toMatchObject({ status: 5, stderr: expect.stringContaining("DEVICE_NOT_FOUND") });

@@ -145,12 +145,15 @@ std::unique_ptr<Backend> make_cpu_backend(int threads, Isa isa) {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  const bool avx512vnni = avx512 && __builtin_cpu_supports("avx512vnni");
   const bool avx512bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
   const bool amx_wanted = avx512bf16 && (isa == Isa::automatic || isa == Isa::amx);
   if (const cpu::Kernels* amx = amx_wanted ? cpu::amx_kernels() : nullptr) {
     kernels = amx;
   } else if (avx512bf16 && (isa == Isa::automatic || isa == Isa::avx512bf16)) {
     kernels = &cpu::avx512bf16::kernels();
+  } else if (avx512vnni && (isa == Isa::automatic || isa == Isa::avx512vnni)) {
+    kernels = &cpu::avx512vnni::kernels();
   } else if (avx512 && (isa == Isa::automatic || isa == Isa::avx512)) {
     kernels = &cpu::avx512::kernels();
   } else if (avx2 && (isa == Isa::automatic || isa == Isa::avx2)) {

@@ -138,12 +138,14 @@ ACT_INLINE vi products(vu x, vu y) {
   return (a << 16 >> 16) * (b << 16 >> 16) + (a >> 16) * (b >> 16);
 #endif
 }
-ACT_INLINE void add(vi& sum, vi x) {
-#if defined(__AVX2__) && !defined(__AVX512F__)
+ACT_INLINE void add_products(vi& sum, vu x, vu y) {
+#if defined(__AVX512VNNI__)
+  sum = (vi)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)x, (__m512i)y);
+#elif defined(__AVX2__) && !defined(__AVX512F__)
   // GCC would gather the additions of several rows behind their products and run out of registers.
-  asm("vpaddd %1, %0, %0" : "+x"(sum) : "x"(x));
+  asm("vpaddd %1, %0, %0" : "+x"(sum) : "x"(products(x, y)));
 #else
-  sum += x;
+  sum += products(x, y);
 #endif
 }
 
@@ -168,7 +170,7 @@ ACT_INLINE void add_group(float* sums, const uint32_t* a, int64_t a_row, const u
     for (int i = 0; i < R; i++) {
       const vu x = broadcast_bits(a[i * a_row + u]);
 #pragma GCC unroll 3
-      for (int j = 0; j < kVectors; j++) add(s[i][j], products(x, y[j]));
+      for (int j = 0; j < kVectors; j++) add_products(s[i][j], x, y[j]);
     }
   }
   vf scale[kVectors];

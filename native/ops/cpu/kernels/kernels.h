@@ -148,6 +148,9 @@ const Kernels& kernels();
 namespace avx512 {
 const Kernels& kernels();
 }
+namespace avx512vnni {
+const Kernels& kernels();
+}
 namespace avx512bf16 {
 const Kernels& kernels();
 }
