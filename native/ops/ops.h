@@ -146,11 +146,15 @@ struct SampleParams {
   int32_t top_k = 0;
   double uniform = 0;
   std::span<const int32_t> allowed;  // ascending ids; empty: all
+  /// Whether draws are from the policy itself, nothing scaled and nothing cut.
+  bool from_policy(int64_t vocabulary) const {
+    return temperature == 1 && top_p == 1 && min_p == 0 && (top_k == 0 || top_k >= vocabulary) && allowed.empty();
+  }
 };
 struct SampleResult {
   int32_t token = -1;          // -1: the row's logits hold a NaN or +infinity, and nothing else here counts
   float logprob = 0;           // log-probability at temperature 1, untruncated, unmasked
-  float sampling_logprob = 0;  // under the distribution it was drawn from (0 for greedy)
+  float sampling_logprob = 0;  // under the distribution it was drawn from: logprob to the bit if the policy; 0 for greedy
   float kept_mass = 1;         // mass, at the sampling temperature, of the tokens truncation kept
   float entropy = 0;           // of the untruncated distribution at temperature 1, nats
 };

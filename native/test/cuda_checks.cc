@@ -134,6 +134,7 @@ void samples_match_reference(Backend& b) {
     expect(got[i].token == want[i].token, row + "token " + std::to_string(got[i].token) + ", reference " + std::to_string(want[i].token));
     expect(std::fabs(got[i].logprob - want[i].logprob) <= bound, row + "logprob");
     expect(std::fabs(got[i].sampling_logprob - want[i].sampling_logprob) <= bound, row + "sampling_logprob");
+    expect(!params[i].from_policy(kVocabulary) || got[i].sampling_logprob == got[i].logprob, row + "is not the policy's");
     expect(std::fabs(got[i].kept_mass - want[i].kept_mass) <= bound, row + "kept_mass");
     expect(std::fabs(got[i].entropy - want[i].entropy) <= bound * 8, row + "entropy");
   }

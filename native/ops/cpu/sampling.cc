@@ -167,13 +167,14 @@ SampleResult sample_row(const Kernels& kernels, const float* logits, int64_t voc
   if (params.top_k > 0 && params.top_k < c.count) cut_after(last_of_top_k(c, params.top_k));
   if (params.top_p < 1) cut_after(last_of_top_p(c, static_cast<double>(params.top_p), left));
   if (params.min_p > 0) narrow([&](int64_t i) { return c.mass[i] >= params.min_p; });
-  const int64_t i = draw(c, params.uniform * left);
-  const int32_t token = c.id(i);
+  const int32_t token = c.id(draw(c, params.uniform * left));
+  finish(token);
+  result.kept_mass = static_cast<float>(left / all);
   const double z =
       (static_cast<double>(logits[token]) - static_cast<double>(max)) * static_cast<double>(inverse_temperature);
-  result.sampling_logprob = static_cast<float>(z - std::log(left));
-  result.kept_mass = static_cast<float>(left / all);
-  return finish(token);
+  result.sampling_logprob =
+      params.from_policy(vocabulary) ? result.logprob : static_cast<float>(z - std::log(left));
+  return result;
 }
 
 }  // namespace act::cpu

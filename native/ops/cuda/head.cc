@@ -152,7 +152,8 @@ void CudaBackend::head_sample(std::span<SampleResult> results, View hidden, cons
       SampleResult& result = results[static_cast<size_t>(i)];
       result.token = o.token;
       result.logprob = o.logprob;
-      result.sampling_logprob = o.sampling_logprob;
+      const bool from_policy = params[static_cast<size_t>(i)].from_policy(vocabulary);
+      result.sampling_logprob = from_policy ? o.logprob : o.sampling_logprob;
       result.kept_mass = o.kept_mass;
       result.entropy = o.entropy;
     }

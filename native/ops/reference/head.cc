@@ -166,7 +166,8 @@ void ReferenceBackend::head_sample(std::span<SampleResult> results, View hidden,
       if (sum > p.uniform * left) break;
     }
     result.logprob = static_cast<float>(logp[static_cast<size_t>(result.token)]);
-    result.sampling_logprob = static_cast<float>(std::log(mass(result.token) / left));
+    result.sampling_logprob =
+        p.from_policy(w.rows) ? result.logprob : static_cast<float>(std::log(mass(result.token) / left));
     result.kept_mass = static_cast<float>(left / all);
   }
 }
