@@ -167,7 +167,8 @@ enum class KlEstimator : uint8_t { k1, k2, k3 };
 ///            + kl_weight * kl(logp, ref_logprob)     k1: logp - ref   k2: (logp - ref)^2 / 2
 ///                                                    k3: exp(ref - logp) - (ref - logp) - 1
 ///            - entropy_weight * entropy
-/// logp and entropy are of softmax(logits * inverse_temperature). Rows whose weights are all 0 only report.
+/// logp and entropy are of softmax(logits * inverse_temperature). Rows whose weights are all 0 only report:
+/// what has the weight or the advantage 0 is left out, whatever it is, infinite or NaN.
 struct LossRows {
   int64_t count = 0;
   const int32_t* target = nullptr;

@@ -270,6 +270,7 @@ void cuda_checks(std::vector<Check>& checks, const Device& device) {
     add("attention does not depend on the forest, partitions of 16 " + type, [=] { attention_does_not_depend_on_the_forest(cut, dtype); });
     add("ratio is one " + type, [=] { ratio_is_one(*device.open(dtype), dtype); });
   }
+  add("what weighs nothing is left out of the loss", [=] { leaves_out_what_weighs_nothing(*device.open(DType::f32)); });
   add("samples match the reference", [=] { samples_match_reference(*device.open(DType::f32)); });
   add("ties go to the lower id", [=] { ties_go_to_the_lower_id(*device.open(DType::f32)); });
   add("optimizer state in host memory has the same bits", [=] { optimizer_state_in_host_memory(*device.open(DType::bf16)); });

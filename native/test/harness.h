@@ -93,6 +93,8 @@ void product_timings(std::vector<Timing>& timings);
 void attention_timings(std::vector<Timing>& timings);
 void layer_timings(std::vector<Timing>& timings);
 void head_timings(std::vector<Timing>& timings);
+/// Loss rows whose terms are infinite or NaN but weigh 0.
+void leaves_out_what_weighs_nothing(Backend& b);
 
 /// A named check; it throws Failure.
 struct Check {

@@ -148,6 +148,10 @@ void sampling_checks(std::vector<Check>& checks) {
     checks.push_back({"sampling at the edges " + isa_name(isa), [=] { edges(isa); }});
   }
   checks.push_back({"sampling follows the distribution", follows_distribution});
+  checks.push_back({"what weighs nothing is left out of the loss", [] {
+                      leaves_out_what_weighs_nothing(*make_cpu_backend(2));
+                      leaves_out_what_weighs_nothing(*make_reference_backend());
+                    }});
 }
 
 }  // namespace act::test

@@ -18,6 +18,9 @@ int64_t rows_per_chunk(int64_t vocabulary, int64_t group) {
 
 double at(const float* stream, int64_t i) { return stream ? static_cast<double>(stream[i]) : 0; }
 
+/// What has the weight 0 is left out: it may be infinite.
+double weighted(double weight, double x) { return weight == 0 ? 0 : weight * x; }
+
 /// The terms of one loss row and d(loss) / d(logp) (formulas: LossRows in ops.h).
 struct RowLoss {
   double ce, policy, kl_term, entropy_term, ratio, kl, gradient;
@@ -32,13 +35,13 @@ RowLoss loss_of(const LossRows& rows, int64_t i, double logp, double entropy) {
 
   const double advantage = at(rows.advantage, i);
   r.ratio = rows.old_logprob ? std::exp(logp - static_cast<double>(rows.old_logprob[i])) : 1;
-  const double free = r.ratio * advantage;
+  const double free = weighted(advantage, r.ratio);
   const double bounded = std::clamp(r.ratio, 1 - at(rows.clip_low, i), 1 + at(rows.clip_high, i)) * advantage;
-  r.policy = -policy_weight * std::min(free, bounded);
+  r.policy = -weighted(policy_weight, std::min(free, bounded));
   if (bounded < free) {
     r.clipped = policy_weight != 0;
   } else {
-    r.gradient -= policy_weight * free;
+    r.gradient -= weighted(policy_weight, free);
   }
 
   const double difference = rows.ref_logprob ? logp - static_cast<double>(rows.ref_logprob[i]) : 0;
@@ -48,8 +51,8 @@ RowLoss loss_of(const LossRows& rows, int64_t i, double logp, double entropy) {
     case KlEstimator::k2: r.kl = difference * difference / 2, slope = difference; break;
     case KlEstimator::k3: r.kl = std::expm1(-difference) + difference, slope = -std::expm1(-difference); break;
   }
-  r.kl_term = at(rows.kl_weight, i) * r.kl;
-  r.gradient += at(rows.kl_weight, i) * slope;
+  r.kl_term = weighted(at(rows.kl_weight, i), r.kl);
+  r.gradient += weighted(at(rows.kl_weight, i), slope);
   r.entropy_term = -at(rows.entropy_weight, i) * entropy;
   return r;
 }

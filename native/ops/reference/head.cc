@@ -10,6 +10,8 @@ namespace act {
 namespace {
 
 double at(const float* stream, int64_t i) { return stream ? stream[i] : 0; }
+/// What has the weight 0 is left out: it may be infinite.
+double weighted(double weight, double x) { return weight == 0 ? 0 : weight * x; }
 
 /// Logits of one hidden row as the backend computes them: fp32 values from double sums.
 std::vector<double> logits_of(const float* hidden, const ReferenceWeight& w) {
@@ -62,9 +64,9 @@ void ReferenceBackend::head_loss(LossResults& results, View dhidden, View dw, Vi
     const double ratio = rows.old_logprob ? std::exp(lp - rows.old_logprob[i]) : 1;
     const double advantage = at(rows.advantage, i);
     const double low = 1 - at(rows.clip_low, i), high = 1 + at(rows.clip_high, i);
-    const double free = ratio * advantage, bounded = std::clamp(ratio, low, high) * advantage;
+    const double free = weighted(advantage, ratio), bounded = std::clamp(ratio, low, high) * advantage;
     const bool clipped = bounded < free;
-    if (!clipped) gradient -= policy_weight * free;
+    if (!clipped) gradient -= weighted(policy_weight, free);
 
     const double difference = rows.ref_logprob ? lp - rows.ref_logprob[i] : 0;
     double kl = 0, kl_gradient = 0;
@@ -73,11 +75,11 @@ void ReferenceBackend::head_loss(LossResults& results, View dhidden, View dw, Vi
       case KlEstimator::k2: kl = difference * difference / 2, kl_gradient = difference; break;
       case KlEstimator::k3: kl = std::exp(-difference) + difference - 1, kl_gradient = 1 - std::exp(-difference); break;
     }
-    gradient += kl_weight * kl_gradient;
+    gradient += weighted(kl_weight, kl_gradient);
 
     results.ce -= ce_weight * lp;
-    results.policy -= policy_weight * std::min(free, bounded);
-    results.kl_term += kl_weight * kl;
+    results.policy -= weighted(policy_weight, std::min(free, bounded));
+    results.kl_term += weighted(kl_weight, kl);
     results.entropy_term -= entropy_weight * entropy;
     if (results.logprob) results.logprob[i] = static_cast<float>(lp);
     if (results.entropy) results.entropy[i] = static_cast<float>(entropy);

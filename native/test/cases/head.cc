@@ -132,6 +132,28 @@ void head_cases(Cases& cases) {
   cases.push_back(std::make_unique<HeadCase>(9, 131, 33, DType::bf16, KlEstimator::k3, 1.25f));
 }
 
+void leaves_out_what_weighs_nothing(Backend& b) {
+  Rng rng(3);
+  const OnDevice hidden(b, random(rng, "", 3, 24)), dhidden(b, 3, 24), dw(b, 40, 24);
+  const auto head = make_weight(b, random(rng, "", 40, 24, 0.3), DType::f32);
+  const std::vector<int32_t> target{1, 2, 3};
+  const std::vector<float> old{-1e30f, -1e30f, 0}, ref{0, 0, 1e30f}, clip{0.2f, 0.2f, 0.2f};
+  const std::vector<float> advantage{-1, 0, 1}, policy{0, 1, 0}, kl{0, 0, 0};
+  for (const KlEstimator estimator : {KlEstimator::k1, KlEstimator::k2, KlEstimator::k3}) {
+    LossRows rows;
+    rows.count = 3;
+    rows.target = target.data(), rows.advantage = advantage.data(), rows.policy_weight = policy.data();
+    rows.old_logprob = old.data(), rows.clip_low = rows.clip_high = clip.data();
+    rows.ref_logprob = ref.data(), rows.kl_weight = kl.data(), rows.kl = estimator;
+    LossResults results;
+    b.head_loss(results, dhidden.view(), dw.view(), hidden, *head, rows);
+    expect(results.policy == 0 && results.kl_term == 0, "a term that weighs nothing is in the loss");
+    for (const Tensor& gradient : {dhidden.read("dhidden"), dw.read("dw")}) {
+      for (const float x : gradient.values) expect(x == 0, "a term that weighs nothing is in the gradient " + gradient.name);
+    }
+  }
+}
+
 void head_timings(std::vector<Timing>& timings) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
     for (const bool gradients : {false, true}) {

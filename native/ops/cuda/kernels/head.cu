@@ -27,6 +27,9 @@ __global__ void __launch_bounds__(kThreads) row_stats_kernel(RowStats* stats, co
 
 __device__ __forceinline__ double clamped(double x, double low, double high) { return x < low ? low : high < x ? high : x; }
 
+// What has the weight 0 is left out: it may be infinite.
+__device__ __forceinline__ double weighted(double weight, double x) { return weight == 0.0 ? 0.0 : weight * x; }
+
 // Formulas: LossRows in ops.h. In double precision: a row is one thread's work and there are few rows.
 __global__ void loss_rows_kernel(LossOutput* out, const LossInput* in, const RowStats* stats, const float* logits,
                                  int64_t rows, int64_t cols, float factor, KlEstimator kl) {
@@ -42,12 +45,12 @@ __global__ void loss_rows_kernel(LossOutput* out, const LossInput* in, const Row
   double gradient = -static_cast<double>(r.ce_weight);
 
   const double ratio = r.has_old ? exp(logp - static_cast<double>(r.old_logprob)) : 1.0;
-  const double free = ratio * r.advantage;
+  const double free = weighted(r.advantage, ratio);
   const double bounded =
       clamped(ratio, 1.0 - static_cast<double>(r.clip_low), 1.0 + static_cast<double>(r.clip_high)) * r.advantage;
   const bool cut = bounded < free;
-  o.policy = -static_cast<double>(r.policy_weight) * (cut ? bounded : free);
-  if (!cut) gradient -= r.policy_weight * free;
+  o.policy = -weighted(r.policy_weight, cut ? bounded : free);
+  if (!cut) gradient -= weighted(r.policy_weight, free);
   o.clipped = cut && r.policy_weight != 0.0f;
 
   const double difference = r.has_ref ? logp - static_cast<double>(r.ref_logprob) : 0.0;
@@ -59,8 +62,8 @@ __global__ void loss_rows_kernel(LossOutput* out, const LossInput* in, const Row
     value = expm1(-difference) + difference;
     slope = -expm1(-difference);
   }
-  o.kl_term = r.kl_weight * value;
-  gradient += r.kl_weight * slope;
+  o.kl_term = weighted(r.kl_weight, value);
+  gradient += weighted(r.kl_weight, slope);
   o.entropy_term = -static_cast<double>(r.entropy_weight) * s.entropy;
   o.ratio = static_cast<float>(ratio);
   o.kl = static_cast<float>(value);
