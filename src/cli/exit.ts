@@ -34,6 +34,7 @@ const BY_PREFIX: readonly (readonly [string, number])[] = [
   ["REWARD_", EXIT.usage],
   ["RECIPE_", EXIT.usage],
   ["RUN_EXISTS", EXIT.usage],
+  ["STAGE_NO_DATA", EXIT.usage],
   ["SERVE_", EXIT.usage],
   ["ENVIRONMENT_UNKNOWN", EXIT.usage],
   ["ENVIRONMENT_BAD", EXIT.usage],

@@ -20,7 +20,8 @@ export interface RecordFile<K extends RecordKind> {
  * Opens a record file and reads its header.
  *
  * @throws ActError `DATA_UNKNOWN_KIND`, `DATA_NO_HEADER`, `DATA_WRONG_FORMAT` (another kind of file), `DATA_WRONG_VERSION`, `DATA_BAD_RECORD`
- *   naming the line and the first key that does not fit; those of `readJsonlValues`.
+ *   naming the line and the first key that does not fit, or the earlier line that is about the same thing; those of
+ *   `readJsonlValues`.
  */
 export async function openRecords<K extends RecordKind>(
   path: string,
@@ -53,13 +54,11 @@ export async function readRecords<K extends RecordKind>(
 
 /** Writes a record file; it appears, whole, on {@link RecordWriter.commit}. */
 export class RecordWriter<K extends RecordKind> {
-  readonly #path: string;
-  readonly #kind: K;
+  readonly #checks: RecordChecks<K>;
   readonly #file: JsonlWriter;
 
   private constructor(path: string, kind: K, file: JsonlWriter) {
-    this.#path = path;
-    this.#kind = kind;
+    this.#checks = new RecordChecks(path, kind);
     this.#file = file;
   }
 
@@ -83,8 +82,7 @@ export class RecordWriter<K extends RecordKind> {
 
   /** Checks a record and writes it. Throws ActError `DATA_BAD_RECORD`, `FILE_*`. */
   async write(record: RecordOf<K>): Promise<void> {
-    const where = `${this.#path}, line ${this.#file.records + 1}`;
-    await this.#file.write(check(recordKinds[this.#kind].record, record, where));
+    await this.#file.write(this.#checks.check(record, this.#file.records + 1));
   }
 
   async commit(): Promise<void> {
@@ -172,8 +170,38 @@ async function* records<K extends RecordKind>(
   kind: K,
   lines: AsyncGenerator<JsonlLine>,
 ): AsyncGenerator<RecordOf<K>, void, void> {
-  for await (const { line, value } of lines)
-    yield check(recordKinds[kind].record, value, `${path}, line ${line}`) as RecordOf<K>;
+  const checks = new RecordChecks(path, kind);
+  for await (const { line, value } of lines) yield checks.check(value, line);
+}
+
+/** The checks of a file's records, one after the other: each for itself, and that no two have the same identity. */
+class RecordChecks<K extends RecordKind> {
+  readonly #path: string;
+  readonly #kind: K;
+  /** Line of each identity so far. */
+  readonly #lines = new Map<string, number>();
+
+  constructor(path: string, kind: K) {
+    this.#path = path;
+    this.#kind = kind;
+  }
+
+  /** Throws ActError `DATA_BAD_RECORD`. */
+  check(value: unknown, line: number): RecordOf<K> {
+    const { record: schema, identity } = recordKinds[this.#kind];
+    const where = `${this.#path}, line ${line}`;
+    const record = check(schema, value, where) as Readonly<Record<string, unknown>>;
+    const values = identity.map((key) => JSON.stringify(record[key])).join(", ");
+    const before = this.#lines.get(values);
+    if (before !== undefined)
+      throw new ActError(
+        "DATA_BAD_RECORD",
+        `${where}: ${identity.join(" and ")} (${values}) must be unique, and line ${before} has the same.`,
+        { hint: "Leave one of the two out, or tell them apart." },
+      );
+    this.#lines.set(values, line);
+    return record as RecordOf<K>;
+  }
 }
 
 function check(schema: z.ZodType, value: unknown, where: string): unknown {

@@ -11,6 +11,8 @@ import { z } from "zod";
 import { canonicalizeAction } from "../prompts/action-text.js";
 
 const text = z.string().min(1);
+/** Of white space alone it would be a candidate that no reply can name. */
+const action = z.string().refine((value) => canonicalizeAction(value) !== "", "expected an action, got nothing");
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/, "expected a sha256 in hex");
 const count = z.number().int().nonnegative();
 const share = z.number().min(0).max(1);
@@ -79,14 +81,16 @@ const common = {
   config_hash: sha256.nullable().describe("over the stage's resolved configuration; null for files made elsewhere"),
 };
 
+/** @param identity Keys that tell the records of a file apart: no two have the same values of all of them. */
 function kind<const F extends string, const V extends number, H extends z.ZodRawShape, R extends z.ZodType>(
   format: F,
   version: V,
   header: H,
   record: R,
+  identity: readonly (keyof z.infer<R> & string)[],
 ) {
   const headerSchema = z.strictObject({ format: z.literal(format), version: z.literal(version), ...common, ...header });
-  return { format, version, header: headerSchema, record } as const;
+  return { format, version, header: headerSchema, record, identity } as const;
 }
 
 /** An expert's decision. */
@@ -95,7 +99,7 @@ export const expertRecordSchema = z.strictObject({
   task_id: text.describe("for Environment.reset; an imported item's id where it names no task"),
   category: z.string().nullable().describe("kind of task"),
   state: decisionStateSchema,
-  expert_action: text.describe("in the environment's spelling"),
+  expert_action: action.describe("in the environment's spelling"),
   thought: z.string().nullable().describe("the expert's words before the action"),
 });
 
@@ -106,9 +110,9 @@ export const pairRecordSchema = z
     task_id: text,
     category: z.string().nullable(),
     state: decisionStateSchema,
-    expert_action: text,
+    expert_action: action,
     thought: z.string().nullable().describe("the expert's words before the action"),
-    alternative: text.describe("canonical form, or the environment's spelling where it is admissible"),
+    alternative: action.describe("canonical form, or the environment's spelling where it is admissible"),
     alternative_admissible: z.boolean().nullable().describe("null where the environment cannot say"),
     expert_first: z.boolean().describe("whether the expert's action is shown first; balanced over the file"),
     draws: z.number().int().positive().describe("completions sampled at this state"),
@@ -162,6 +166,7 @@ export const recordKinds = {
       source: text.describe("who acted: expert, or the importer's name"),
     },
     expertRecordSchema,
+    ["id"],
   ),
   /** Written by `pair`. Stands alone: pairs transfer between models. */
   pairs: kind(
@@ -181,6 +186,7 @@ export const recordKinds = {
       order_seed: seed.describe("of expert_first (src/prompts/order.ts)"),
     },
     pairRecordSchema,
+    ["id"],
   ),
   /** Written by judgment evaluation: every pair in both orders. */
   judgments: kind(
@@ -193,6 +199,7 @@ export const recordKinds = {
       sampling: samplingSchema,
     },
     judgmentRecordSchema,
+    ["pair_id", "expert_first"],
   ),
   /** Written by `evaluate`. */
   episodes: kind(
@@ -208,6 +215,7 @@ export const recordKinds = {
       step_limit: z.number().int().positive(),
     },
     episodeRecordSchema,
+    ["task_id", "repeat"],
   ),
 } as const;
 

@@ -16,7 +16,7 @@ export const trajectoryStepSchema = z.strictObject({
   /** Words before the action; null where none were recorded. */
   thought: z.string().nullable(),
   /** The action as sent to the environment. */
-  action: z.string().min(1),
+  action: z.string().refine((text) => text.trim() !== "", "expected an action, got nothing"),
   /** What could have been done instead; null where it was not recorded. */
   admissible: z
     .strictObject({ actions: z.array(z.string()).readonly(), patterns: z.array(z.string()).readonly() })

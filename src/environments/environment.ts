@@ -4,7 +4,7 @@
  * Environments know nothing of tokens, prompts or models. An environment object plays one episode at a time; a provider
  * makes as many as are asked for, so that episodes run side by side.
  */
-import { ActError } from "../errors.js";
+import { ActError, describe } from "../errors.js";
 
 /** The actions an environment accepts in its present state. */
 export interface AdmissibleActions {
@@ -50,7 +50,10 @@ export interface Transition {
 export interface Environment {
   /** Starts a task of this environment; ends any running episode. Throws {@link EnvironmentError}. */
   reset(taskId: string, options?: { readonly signal?: AbortSignal }): Promise<EpisodeStart>;
-  /** Carries out an action. Throws {@link EnvironmentError} when there is no running episode or the simulator failed. */
+  /**
+   * Carries out an action. Throws {@link EnvironmentError} when there is no running episode, the action is no string or the
+   * simulator failed.
+   */
   step(action: string, options?: { readonly signal?: AbortSignal }): Promise<Transition>;
   /** Actions of the present state, or null where the environment cannot list them. */
   admissibleActions(): Promise<AdmissibleActions | null>;
@@ -97,6 +100,7 @@ export type EnvironmentErrorCode =
   | "ENVIRONMENT_UNKNOWN_TASK"
   | "ENVIRONMENT_BAD_OPTIONS"
   | "ENVIRONMENT_BAD_DATA" // a file that should describe tasks or products does not
+  | "ENVIRONMENT_BAD_ACTION" // no text; a text that makes no sense is an ordinary action that is not accepted
   | "ENVIRONMENT_NO_EPISODE" // step before reset, or after the end
   | "ENVIRONMENT_CLOSED"
   | "ENVIRONMENT_TIMEOUT" // a deadline passed
@@ -126,4 +130,12 @@ export class EnvironmentError extends ActError {
     this.retryable =
       options.retryable ?? ["ENVIRONMENT_TIMEOUT", "ENVIRONMENT_CAPACITY", "ENVIRONMENT_LOST"].includes(code);
   }
+}
+
+/** For callers that no compiler checks. Throws {@link EnvironmentError} `ENVIRONMENT_BAD_ACTION`. */
+export function assertAction(action: unknown): asserts action is string {
+  if (typeof action === "string") return;
+  throw new EnvironmentError("ENVIRONMENT_BAD_ACTION", `Expected a string for \`action\`, got ${describe(action)}.`, {
+    hint: "Call step() with the action's text.",
+  });
 }

@@ -5,6 +5,11 @@ import type { z } from "zod";
 import { schemaIssue } from "../schema-issues.js";
 import { EnvironmentError } from "./environment.js";
 
+/** A list of tasks that a panel can be: results are told apart by task. */
+export function eachOnce<T extends z.ZodArray>(list: T): T {
+  return list.refine((tasks) => new Set(tasks).size === tasks.length, "expected a list of tasks, each of them once");
+}
+
 /**
  * Checks options and fills in defaults.
  *

@@ -39,8 +39,6 @@ export function judgmentResult(
   const asked = pairs.filter((pair) => byPair.get(pair.id)?.length === 2);
   const all = asked.flatMap((pair) => byPair.get(pair.id) ?? []);
   const right = all.filter((j) => j.picked === "expert").length;
-  const picks = all.filter((j) => j.picked === "expert" || j.picked === "alternative");
-  const first = picks.filter((j) => (j.picked === "expert") === j.expert_first).length;
   const consistent = asked.filter((pair) => {
     const [one, other] = byPair.get(pair.id) ?? [];
     return one?.picked === other?.picked && (one?.picked === "expert" || one?.picked === "alternative");
@@ -58,7 +56,7 @@ export function judgmentResult(
     accuracy,
     ...interval(accuracy, asked.length),
     consistency: share(consistent, asked.length),
-    first_share: picks.length === 0 ? 0.5 : first / picks.length,
+    first_share: firstShare(all),
     malformed: share(all.filter((j) => j.picked === "malformed").length, all.length),
     truncated: share(all.filter((j) => j.truncated).length, all.length),
     pairs: asked.length,
@@ -67,8 +65,15 @@ export function judgmentResult(
   };
 }
 
-/** Results of several seeds as one: shares weighted by pairs, the interval over all pairs. */
-export function poolJudgments(results: readonly JudgmentResult[]): JudgmentResult {
+/**
+ * Results of several seeds as one: shares weighted by pairs, the interval over all pairs.
+ *
+ * @param judgments Those the results are of, all seeds' together: how many picks a seed made is not in its result.
+ */
+export function poolJudgments(
+  results: readonly JudgmentResult[],
+  judgments: readonly JudgmentRecord[],
+): JudgmentResult {
   const pairs = results.reduce((sum, r) => sum + r.pairs, 0);
   const weighted = (of: (result: JudgmentResult) => number): number =>
     share(
@@ -86,13 +91,20 @@ export function poolJudgments(results: readonly JudgmentResult[]): JudgmentResul
     accuracy,
     ...interval(accuracy, pairs),
     consistency: weighted((r) => r.consistency),
-    first_share: results.length === 0 ? 0.5 : weighted((r) => r.first_share),
+    first_share: firstShare(judgments),
     malformed: weighted((r) => r.malformed),
     truncated: weighted((r) => r.truncated),
     pairs,
     by_alternative: kinds,
     seconds: results.reduce((sum, r) => sum + r.seconds, 0),
   };
+}
+
+/** Share of picks that fell on the action shown first; 0.5 where nothing was picked. */
+function firstShare(judgments: readonly JudgmentRecord[]): number {
+  const picks = judgments.filter((j) => j.picked === "expert" || j.picked === "alternative");
+  const first = picks.filter((j) => (j.picked === "expert") === j.expert_first).length;
+  return picks.length === 0 ? 0.5 : first / picks.length;
 }
 
 function interval(accuracy: number, pairs: number): { low: number; high: number } {

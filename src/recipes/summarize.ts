@@ -21,6 +21,7 @@ import {
 import { deriveSeed } from "../rollouts/random.js";
 import { machineDescription, packageCommit, packageVersion } from "../runs/machine.js";
 import type { RunFolder } from "../runs/run-folder.js";
+import { JUDGMENTS_FILE } from "../stages/assess.js";
 import { episodesFile } from "../stages/evaluate.js";
 import type { Recipe } from "./recipe.js";
 import type { FinishedStage } from "./runner.js";
@@ -50,8 +51,13 @@ export async function summarize(recipe: Recipe, run: RunFolder, finished: readon
     }
   const judge: Record<string, JudgmentResult> = {};
   for (const [name, stage] of Object.entries(recipe.summary.judge)) {
-    const results = finished.filter((f) => f.name === stage).map((f) => assessedSchema.parse(f.file.result));
-    judge[name] = poolJudgments(results.map(({ promptTooLong: _, ...result }) => result));
+    const runs = finished.filter((f) => f.name === stage);
+    const results = runs.map((f) => assessedSchema.parse(f.file.result));
+    const files = await Promise.all(runs.map((f) => readRecords(join(f.folder, JUDGMENTS_FILE), "judgments")));
+    judge[name] = poolJudgments(
+      results.map(({ promptTooLong: _, ...result }) => result),
+      files.flatMap((file) => file.records),
+    );
   }
   const summary: Summary = {
     format: SUMMARY_FORMAT,

@@ -48,7 +48,7 @@ export class RunFolder {
   /**
    * Makes a run folder.
    *
-   * @param overwrite Removes an earlier run in that folder, and nothing but a run.
+   * @param overwrite Removes an earlier run in that folder, damaged or half made as it may be, and nothing but a run.
    * @throws ActError `RUN_EXISTS`, `RUN_NOT_A_RUN` (a folder with other files), `RUN_LOCKED`, `FILE_*`.
    */
   static async create(path: string, name: string, config: unknown, overwrite: boolean): Promise<RunFolder> {
@@ -57,9 +57,9 @@ export class RunFolder {
     const entries = await withFileErrors("reading", folder, () => readdir(folder));
     const others = entries.filter((entry) => !entry.startsWith(".") && entry !== LOCK_FILE);
     if (others.length > 0) {
-      if (!others.includes(RUN_FILE) && !others.includes(CONFIG_FILE))
+      if (!(await holdsRun(folder)))
         throw new ActError("RUN_NOT_A_RUN", `${folder} holds files that are no run.`, {
-          hint: "Choose another folder.",
+          hint: "Choose another folder, or remove the files yourself if they are a run whose run.json and config.json are damaged.",
         });
       if (!overwrite)
         throw new ActError("RUN_EXISTS", `${folder} already holds a run.`, {
@@ -68,8 +68,9 @@ export class RunFolder {
     }
     const lock = await RunLock.acquire(folder);
     try {
-      // run.json goes last: a removal that is interrupted leaves a folder that is still known to be a run.
-      for (const entry of [...others.filter((e) => e !== RUN_FILE), RUN_FILE])
+      // These two go last: a removal that is interrupted leaves a folder that is still known to be a run.
+      const marks = [CONFIG_FILE, RUN_FILE];
+      for (const entry of [...others.filter((e) => !marks.includes(e)), ...marks])
         await withFileErrors("removing", join(folder, entry), () =>
           rm(join(folder, entry), { recursive: true, force: true }),
         );
@@ -144,6 +145,29 @@ export class RunFolder {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
+  }
+}
+
+/** `run.json` of any version, whole or cut off. */
+const RUN_MARK = /^\s*\{\s*"format"\s*:\s*"act-trainer\/run@/u;
+
+/** The least that is common to the configurations runs are made of: a recipe, or what `act-trainer serve` was told. */
+const configSchema = z.union([
+  z.looseObject({ name: z.string(), seeds: z.array(z.number()), stages: z.array(z.unknown()) }),
+  z.looseObject({ command: z.literal("serve"), engine: z.unknown(), training: z.unknown() }),
+]);
+
+/**
+ * Whether a folder is a run of ours, so that its files may be removed. Other programs write files of these names too: it
+ * is their content that tells. Either file is enough: a run that was killed while it was made has no run.json yet.
+ */
+async function holdsRun(folder: string): Promise<boolean> {
+  const textOf = (file: string): Promise<string> => readFile(join(folder, file), "utf8").catch(() => "");
+  if (RUN_MARK.test(await textOf(RUN_FILE))) return true;
+  try {
+    return configSchema.safeParse(JSON.parse(await textOf(CONFIG_FILE))).success;
+  } catch {
+    return false;
   }
 }
 

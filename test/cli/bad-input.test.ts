@@ -328,3 +328,24 @@ describe("runs", { timeout: PATIENCE }, () => {
     expectTyped(as(["generate", "--model", model, "--output", join(shut, "x")]), 3, "FILE_NO_PERMISSION");
   });
 });
+
+describe("a folder that is not ours", { timeout: PATIENCE }, () => {
+  const collect = ["collect", "--environment", "household", "--panel", "test-in", "--tasks", "1"];
+
+  it("keeps its files, whatever their names, also with --overwrite", () => {
+    const out = join(folder, "theirs");
+    mkdirSync(out);
+    writeFileSync(join(out, "run.json"), "x");
+    writeFileSync(join(out, "p.txt"), "precious");
+    expectTyped(cli([...collect, "--out", out, "--overwrite"]), 3, "RUN_NOT_A_RUN");
+    expect(readdirSync(out).sort()).toEqual(["p.txt", "run.json"]);
+  });
+
+  it("is told from a run of ours that was damaged, or has nothing to work on", () => {
+    const out = join(folder, "ours");
+    expectTyped(cli([...collect, "--offset", "3000", "--out", out]), 2, "STAGE_NO_DATA");
+    writeFileSync(join(out, "run.json"), "");
+    expectTyped(cli([...collect, "--out", out]), 2, "RUN_EXISTS");
+    expect(cli([...collect, "--out", out, "--overwrite"]).status).toBe(0);
+  });
+});

@@ -69,6 +69,7 @@ describe("exit codes", () => {
     [new ActError("FILE_NO_SPACE", "x"), EXIT.file],
     [new ActError("RUN_LOCKED", "x"), EXIT.file],
     [new ActError("RUN_EXISTS", "x"), EXIT.usage],
+    [new ActError("STAGE_NO_DATA", "x"), EXIT.usage],
     [new ActError("SERVE_ADDRESS", "x"), EXIT.usage],
     [new ActError("ADAPTER", "x"), EXIT.engine],
     [new EnvironmentError("ENVIRONMENT_UNKNOWN", "x"), EXIT.usage],

@@ -152,6 +152,9 @@ describe("record files", () => {
       "DATA_BAD_RECORD",
       "equals",
     ],
+    ["no alternative", [whole(), { ...pair, alternative: " \t " }], "DATA_BAD_RECORD", "line 2: alternative"],
+    ["no action of the expert", [whole(), { ...pair, expert_action: " " }], "DATA_BAD_RECORD", "line 2: expert_action"],
+    ["the same id twice", [whole(), pair, { ...pair, id: "b" }, "", pair], "DATA_BAD_RECORD", "line 5: id"],
     ["too long a history", [whole(), { ...pair, state: { ...pair.state, step: 0 } }], "DATA_BAD_RECORD", "history"],
     ["half a record", [whole(), JSON.stringify(pair).slice(0, 90)], "DATA_BAD_JSON", "line 2"],
   ])("are refused: %s", async (name, lines, code, text) => {
@@ -191,6 +194,47 @@ describe("record files", () => {
       }),
       { numRuns: 200 },
     );
+  });
+});
+
+describe("records of one identity", () => {
+  const expert = { id: "a", task_id: "t", category: null, state: pair.state, expert_action: "look", thought: null };
+  const expertHeader = { config_hash: hash, environment: header.environment, panel: null, source: "expert" };
+  const verdict = {
+    ...{ pair_id: "a", expert_first: true, picked: "expert", malformed_reason: null },
+    ...{ truncated: false, tokens: 1, reply: "" },
+  } as const;
+  const judge = { config_hash: hash, model, pairs_hash: hash, prompt, sampling };
+  const episode = {
+    ...{ task_id: "t", category: null, repeat: 0, outcome: "success", truncation: null, steps: 1, score: 1 },
+    ...{ reward: 1, tokens: 4, malformed: 0, rejected: 0, actions: ["look"], fault: null },
+  } as const;
+  const panel = { id: "household/test@1", hash };
+  const play = {
+    ...{ config_hash: hash, environment: header.environment, panel, model, prompt, sampling },
+    ...{ form: "per-step", step_limit: 50 },
+  } as const;
+
+  it.each([
+    ["expert", expertHeader, expert, { id: "b" }, 'id ("a")'],
+    ["pairs", header, pair, { id: "b" }, 'id ("train-17#1/0")'],
+    ["judgments", judge, verdict, { expert_first: false }, 'pair_id and expert_first ("a", true)'],
+    ["episodes", play, episode, { repeat: 1 }, 'task_id and repeat ("t", 0)'],
+  ] as const)("are neither read nor written: %s", async (kind, head, record, changes, name) => {
+    const same = { ...record, ...("reply" in record ? { reply: "another" } : { category: "another" }) };
+    const lines = [record, { ...record, ...changes }, same];
+    const refused = {
+      code: "DATA_BAD_RECORD",
+      message: expect.stringContaining(`line 4: ${name} must be unique, and line 2`),
+    };
+    const path = join(dir, `${kind}-twice.jsonl`);
+    await expect(writeRecords(path, kind, head as never, lines as never)).rejects.toMatchObject(refused);
+    expect(readdirSync(dir).filter((file) => file.includes(`${kind}-twice`))).toEqual([]);
+    await expect(
+      readRecords(file(`${kind}-2.jsonl`, recordHeader(kind, head as never), ...lines), kind),
+    ).rejects.toMatchObject(refused);
+    await writeRecords(path, kind, head as never, lines.slice(0, 2) as never);
+    expect((await readRecords(path, kind)).records).toEqual(lines.slice(0, 2));
   });
 });
 

@@ -221,6 +221,13 @@ describe("importing episodes", () => {
     ]);
   });
 
+  it("gives repeated ids others than those that are there", async () => {
+    const named = (id: string) => ({ ...alfworld, item_id: id });
+    const path = await write("repeated.json", ["alfworld_7", "alfworld_7#2", "alfworld_7", "alfworld_7"].map(named));
+    const ids = (await read(path)).map((e) => e.id);
+    expect(ids).toEqual(["alfworld_7", "alfworld_7#2", "alfworld_7#3", "alfworld_7#4"]);
+  });
+
   it("counts what it cannot use, with the reason, and gives repeated ids their own", async () => {
     const path = await write("mixed.json", [
       alfworld,

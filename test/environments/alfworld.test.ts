@@ -340,6 +340,14 @@ describe("readers", () => {
     );
   });
 
+  it("count a fact once, however often and in whatever case it is written", () => {
+    const init = "(inReceptacle egg_1 table_1) (INRECEPTACLE egg_1 table_1) (inReceptacle egg_1 table_2)";
+    expect(parseProblem(`(define (:init ${init}) (:goal (and)))`).facts).toEqual([
+      ["inreceptacle", "egg_1", "table_1"],
+      ["inreceptacle", "egg_1", "table_2"],
+    ]);
+  });
+
   it("read expressions without regard to case, comments and a parenthesis too many", () => {
     expect(parseExpression("(A (b ?C) ; (not\n d)))")).toEqual(["a", ["b", "?c"], "d"]);
   });

@@ -197,6 +197,22 @@ describe("household environment", () => {
     await expect(environment.reset("household/train/000000")).rejects.toMatchObject({ code: "ENVIRONMENT_CLOSED" });
   });
 
+  it.each([
+    [undefined, "got undefined."],
+    [null, "got null."],
+    [5, "got 5."],
+    [{}, "got an object"],
+  ])("refuses an action that is no text, and plays on: %s", async (action, got) => {
+    const environment = await householdProvider().create();
+    await environment.reset("household/train/000000");
+    await expect(environment.step(action as never)).rejects.toMatchObject({
+      name: "EnvironmentError",
+      code: "ENVIRONMENT_BAD_ACTION",
+      message: expect.stringContaining(`Expected a string for \`action\`, ${got}`),
+    });
+    expect(await environment.step("look")).toMatchObject({ accepted: true });
+  });
+
   it("counts invalid commands as steps and truncates at the limit", () => {
     const episode = householdEpisode("household/train/000000", { stepLimit: 2 });
     expect(episode.step("").truncated).toBe(false);

@@ -102,10 +102,11 @@ describe("an episode", () => {
     await expect(environment.step("search[more]")).rejects.toMatchObject({ code: "ENVIRONMENT_NO_EPISODE" });
   });
 
-  test("the step limit truncates", async () => {
+  test("the step limit truncates, and what is no text is no step", async () => {
     const provider = await webshopProvider({ stepLimit: 2 });
     const environment = await provider.create();
     await environment.reset("human/3");
+    await expect(environment.step(5 as never)).rejects.toMatchObject({ code: "ENVIRONMENT_BAD_ACTION" });
     expect((await environment.step("look")).truncated).toBe(false);
     expect(await environment.step("search[tea]")).toMatchObject({ truncated: true, terminated: false });
     await expect(environment.step("search[tea]")).rejects.toMatchObject({ code: "ENVIRONMENT_NO_EPISODE" });

@@ -78,13 +78,27 @@ describe("judgmentResult", () => {
   });
 
   it("pools seeds by their pairs", () => {
-    const one = judgmentResult([pair("a")], verdicts("a", "expert", "expert"), 1);
-    const two = judgmentResult(
-      [pair("a"), pair("b")],
-      ["a", "b"].flatMap((id) => verdicts(id, "malformed", "malformed")),
-      2,
-    );
-    expect(poolJudgments([one, two])).toMatchObject({ accuracy: 1 / 3, pairs: 3, seconds: 3 });
+    const right = verdicts("a", "expert", "expert");
+    const malformed = ["a", "b"].flatMap((id) => verdicts(id, "malformed", "malformed"));
+    const one = judgmentResult([pair("a")], right, 1);
+    const two = judgmentResult([pair("a"), pair("b")], malformed, 2);
+    expect(poolJudgments([one, two], [...right, ...malformed])).toMatchObject({
+      accuracy: 1 / 3,
+      pairs: 3,
+      seconds: 3,
+    });
+  });
+
+  it("pools the position bias by picks: a seed that picked less, or nothing, counts less, or not", () => {
+    const seeds = [
+      [...verdicts("a", "malformed", "malformed"), ...verdicts("b", "malformed", "malformed")], // 0 picks
+      [...verdicts("a", "expert", "expert"), ...verdicts("b", "expert", "malformed")], // 3, 2 of them the first
+      [...verdicts("a", "expert", "expert"), ...verdicts("b", "expert", "alternative")], // 4, 3 of them the first
+    ];
+    const results = seeds.map((judgments) => judgmentResult([pair("a"), pair("b")], judgments, 1));
+    expect(results.map((r) => r.first_share)).toEqual([0.5, 2 / 3, 3 / 4]);
+    expect(poolJudgments(results, seeds.flat()).first_share).toBeCloseTo(5 / 7, 12);
+    expect(poolJudgments([], []).first_share).toBe(0.5);
   });
 });
 

@@ -1,5 +1,5 @@
 import { existsSync } from "node:fs";
-import { chmod, mkdir, mkdtemp, readdir, readFile, writeFile } from "node:fs/promises";
+import { chmod, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { beforeEach, describe, expect, it } from "vitest";
@@ -36,6 +36,40 @@ describe("RunFolder", () => {
     await writeFile(join(other, "thesis.tex"), "x");
     await expect(RunFolder.create(other, "demo", {}, true)).rejects.toMatchObject({ code: "RUN_NOT_A_RUN" });
     expect(existsSync(join(other, "thesis.tex"))).toBe(true);
+  });
+
+  it.each([
+    ["run.json of another program", { "run.json": "x" }],
+    ["run.json in JSON", { "run.json": '"x"' }],
+    ["run.json that only tells of us", { "run.json": '{"about": "act-trainer/run@1"}' }],
+    ["config.json of another program", { "config.json": '{"name": "site", "stages": ["build"]}' }],
+    ["both", { "run.json": "{}", "config.json": "[]" }],
+  ])("leaves a foreign folder as it was: %s", async (_name, files) => {
+    await mkdir(folder);
+    const all = { ...files, "p.txt": "precious" };
+    for (const [name, text] of Object.entries(all)) await writeFile(join(folder, name), text);
+    for (const overwrite of [true, false])
+      await expect(RunFolder.create(folder, "demo", {}, overwrite)).rejects.toMatchObject({ code: "RUN_NOT_A_RUN" });
+    expect((await readdir(folder)).sort()).toEqual(Object.keys(all).sort());
+  });
+
+  const recipe = { name: "demo", seeds: [0], stages: [] };
+  it.each([
+    [
+      "cut off in run.json",
+      async () => writeFile(join(folder, "run.json"), '{\n  "format": "act-trainer/run@1",\n  "na'),
+    ],
+    ["with an empty run.json", async () => writeFile(join(folder, "run.json"), "")],
+    ["killed before its run.json", async () => rm(join(folder, "run.json"))],
+    ["without configuration", async () => rm(join(folder, "config.json"))],
+    ["of a later version", async () => writeFile(join(folder, "run.json"), '{"format":"act-trainer/run@2"}')],
+  ])("replaces a damaged run: %s", async (_name, damage) => {
+    await (await RunFolder.create(folder, "demo", recipe, false)).close();
+    await writeFile(join(folder, "summary.json"), "{}");
+    await damage();
+    await expect(RunFolder.create(folder, "demo", recipe, false)).rejects.toMatchObject({ code: "RUN_EXISTS" });
+    await (await RunFolder.create(folder, "demo", recipe, true)).close();
+    expect((await readdir(folder)).sort()).toEqual(["config.json", "run.json"]);
   });
 
   it("says what is wrong with a folder that is no run, or a damaged one", async () => {

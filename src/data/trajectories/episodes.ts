@@ -142,7 +142,7 @@ export function reactWebShopEpisode(record: z.output<typeof reactWebShopSchema>,
       thoughts.push(thought.trim());
       continue;
     }
-    if (turn.action === "") throw new NotUsable("an action of it is empty");
+    if (turn.action.trim() === "") throw new NotUsable("an action of it is empty");
     steps.push({ observation, thought: nullIfEmpty(thoughts.join("\n")), action: turn.action, admissible: null });
     thoughts = [];
     observation = turn.observation;

@@ -54,7 +54,7 @@ export function emptyImportReport(): ImportReport {
  */
 export async function* readTrajectories(path: string, options: ImportOptions = {}): AsyncGenerator<Trajectory> {
   const report = options.report ?? emptyImportReport();
-  const seen = new Map<string, number>();
+  const ids = new Set<string>();
   for await (const record of readRecords(path, options.signal)) {
     report.records++;
     const context: EpisodeContext = {
@@ -71,17 +71,22 @@ export async function* readTrajectories(path: string, options: ImportOptions = {
       report.skipped.push({ where: record.where, reason: error.message });
       continue;
     }
-    // Data sets repeat ids (one game, several episodes); ids are unique in a file of ours.
-    const times = (seen.get(trajectory.id) ?? 0) + 1;
-    seen.set(trajectory.id, times);
     report.imported++;
-    yield times === 1 ? trajectory : { ...trajectory, id: `${trajectory.id}#${times}` };
+    yield { ...trajectory, id: uniqueId(trajectory.id, ids) };
   }
   const [first] = report.skipped;
   if (report.imported === 0 && first !== undefined)
     throw new ActError("DATA_BAD_RECORD", `${path}: not one of ${report.records} records can be used.`, {
       hint: `The first, ${first.where}: ${first.reason}.`,
     });
+}
+
+/** Data sets repeat ids (one game, several episodes); in a file of ours the later ones are `<id>#2`, `<id>#3`, ... */
+function uniqueId(id: string, taken: Set<string>): string {
+  let unique = id;
+  for (let times = 2; taken.has(unique); times++) unique = `${id}#${times}`;
+  taken.add(unique);
+  return unique;
 }
 
 function convert(record: SourceRecord, format: TrajectoryFormat, context: EpisodeContext): Trajectory {

@@ -3,6 +3,7 @@ import type { z } from "zod";
 import { describeIssues } from "../../data/trajectory.js";
 import {
   type AdmissibleActions,
+  assertAction,
   type Environment,
   EnvironmentError,
   type EpisodeStart,
@@ -61,6 +62,7 @@ export class AgentGymEnvironment implements Environment {
 
   /** {@inheritDoc Environment.step} Never sent twice. */
   async step(action: string, options: { readonly signal?: AbortSignal } = {}): Promise<Transition> {
+    assertAction(action);
     const { id, episode } = this.#running();
     const outcome = await this.#guard(() => this.#dialect.step(this.#ask(options.signal), id, action));
     episode.steps++;

@@ -2,7 +2,7 @@
 import { createHash } from "node:crypto";
 import { z } from "zod";
 import { EnvironmentError, type EnvironmentProvider, type Panel } from "../environment.js";
-import { parseEnvironmentOptions } from "../options.js";
+import { eachOnce, parseEnvironmentOptions } from "../options.js";
 import { type AgentGymKind, agentGymKinds, type Dialect, dialects } from "./dialects.js";
 import { AgentGymEnvironment } from "./environment.js";
 
@@ -12,7 +12,7 @@ export const agentGymOptionsSchema = z.strictObject({
   /** Which of AgentGym's servers it is. */
   kind: z.enum(agentGymKinds),
   /** Panels by name, as lists of the server's item numbers; these are added to the known ones. */
-  panels: z.record(z.string(), z.array(z.int().min(0)).min(1)).default({}),
+  panels: z.record(z.string(), eachOnce(z.array(z.int().min(0)).min(1))).default({}),
   /** Steps after which an episode is truncated. */
   stepLimit: z.int().min(1).default(100),
   /** Times a request is sent again that did not reach the server or was turned away with status 503. */

@@ -8,7 +8,7 @@ export type Expression = string | readonly Expression[];
 export interface Problem {
   /** Declared objects by type, in the order of the file. */
   readonly objects: ReadonlyMap<string, readonly string[]>;
-  /** Positive initial facts: predicate, then ids. */
+  /** Positive initial facts, each once: predicate, then ids. */
   readonly facts: readonly (readonly string[])[];
   /** Ids that occur in numeric assignments such as `(= (distance a b) 3)`; they count as entities. */
   readonly assigned: readonly string[];
@@ -52,7 +52,7 @@ export function parseProblem(text: string): Problem {
   const [head, ...sections] = listOf(parseExpression(text), "the problem");
   if (head !== "define") throw new PddlError(`expected (define ...), got ${show(head)}`);
   const objects = new Map<string, string[]>();
-  const facts: string[][] = [];
+  const facts = new Map<string, string[]>();
   const assigned: string[] = [];
   let goal: Formula | null = null;
   for (const section of sections) {
@@ -66,17 +66,19 @@ export function parseProblem(text: string): Problem {
     }
   }
   if (goal === null) throw new PddlError("the problem has no (:goal ...)");
-  return { objects, facts, assigned, goal };
+  return { objects, facts: [...facts.values()], assigned, goal };
 }
 
-function readFact(fact: Expression, facts: string[][], assigned: string[]): void {
+/** @param facts By their text: a state is a set, a fact that is written twice holds once. */
+function readFact(fact: Expression, facts: Map<string, string[]>, assigned: string[]): void {
   const [predicate, ...rest] = listOf(fact, "a fact");
   if (predicate === "=") {
     const [, ...ids] = listOf(rest[0] ?? [], "an assigned function");
     for (const id of ids) assigned.push(wordOf(id));
   } else if (predicate !== "not") {
     // Negative initial facts say nothing under the closed-world assumption.
-    facts.push([wordOf(predicate), ...rest.map(wordOf)]);
+    const words = [wordOf(predicate), ...rest.map(wordOf)];
+    facts.set(words.join(" "), words);
   }
 }
 

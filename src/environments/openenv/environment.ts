@@ -2,6 +2,7 @@
 import { describe } from "../../errors.js";
 import {
   type AdmissibleActions,
+  assertAction,
   type Environment,
   EnvironmentError,
   type EpisodeStart,
@@ -84,6 +85,7 @@ export class OpenEnvEnvironment implements Environment {
    * sent twice.
    */
   async step(action: string, options: { readonly signal?: AbortSignal } = {}): Promise<Transition> {
+    assertAction(action);
     const { episode, socket } = this.#running();
     let outcome: RemoteObservation;
     try {

@@ -7,7 +7,7 @@
 import { createHash } from "node:crypto";
 import { z } from "zod";
 import { EnvironmentError, type EnvironmentProvider, type Panel } from "../environment.js";
-import { parseEnvironmentOptions } from "../options.js";
+import { eachOnce, parseEnvironmentOptions } from "../options.js";
 import { isObject } from "../pydantic/fields.js";
 import { OpenEnvEnvironment } from "./environment.js";
 
@@ -19,7 +19,10 @@ export const openEnvOptionsSchema = z.strictObject({
    * object with its fields, any other with `{"task_id": <task>}`.
    */
   panels: z
-    .record(z.string(), z.union([z.array(z.string().min(1)).min(1), z.strictObject({ seeds: z.int().min(1) })]))
+    .record(
+      z.string(),
+      z.union([eachOnce(z.array(z.string().min(1)).min(1)), z.strictObject({ seeds: z.int().min(1) })]),
+    )
     .default({ seeds: { seeds: 100 } }),
   /** More fields of every reset. */
   reset: z.record(z.string(), z.unknown()).default({}),

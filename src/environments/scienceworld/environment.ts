@@ -1,7 +1,13 @@
 /** One ScienceWorld environment: a simulator is lent to it for each episode. */
 
 import type { Transition } from "../environment.js";
-import { type AdmissibleActions, type Environment, EnvironmentError, type EpisodeStart } from "../environment.js";
+import {
+  type AdmissibleActions,
+  assertAction,
+  type Environment,
+  EnvironmentError,
+  type EpisodeStart,
+} from "../environment.js";
 import type { SimulatorPool } from "./pool.js";
 import type { Inspection, Simulator } from "./simulator.js";
 import { parseTaskId, type TaskId } from "./tasks.js";
@@ -100,6 +106,7 @@ export class ScienceWorldEnvironment implements Environment {
    * back about; an action that was read but had no effect is an ordinary, accepted one.
    */
   async step(action: string, options: { readonly signal?: AbortSignal } = {}): Promise<Transition> {
+    assertAction(action);
     const episode = this.#running();
     const outcome = await this.#call(() => episode.simulator.step(action, options.signal));
     episode.onGold &&= episode.gold !== null && episode.gold[episode.actions] === action;

@@ -1,6 +1,6 @@
 /** One episode of a text world: the rules, a step limit, and an expert to ask. */
 import type { Environment, EpisodeStart, Transition } from "../environment.js";
-import { EnvironmentError } from "../environment.js";
+import { assertAction, EnvironmentError } from "../environment.js";
 import { Expert, type Intention } from "./expert.js";
 import { TextWorld } from "./rules.js";
 import type { Task } from "./task.js";
@@ -48,9 +48,10 @@ export class TextWorldEpisode {
   /**
    * Carries out an action. Reward and score are 1 when the goal holds afterwards, which ends the episode, and otherwise 0.
    *
-   * @throws EnvironmentError with code `ENVIRONMENT_NO_EPISODE` after the end.
+   * @throws EnvironmentError with code `ENVIRONMENT_NO_EPISODE` after the end, `ENVIRONMENT_BAD_ACTION`.
    */
   step(action: string): Transition {
+    assertAction(action);
     if (this.ended) {
       throw new EnvironmentError("ENVIRONMENT_NO_EPISODE", "Cannot step: the episode has ended.", {
         hint: "Start another one with reset().",

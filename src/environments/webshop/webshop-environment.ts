@@ -2,6 +2,7 @@
 import { throwIfAborted } from "../../errors.js";
 import {
   type AdmissibleActions,
+  assertAction,
   type Environment,
   EnvironmentError,
   type EpisodeStart,
@@ -63,6 +64,7 @@ export class WebShopEnvironment implements Environment {
 
   async step(action: string, options: { readonly signal?: AbortSignal } = {}): Promise<Transition> {
     throwIfAborted(options.signal);
+    assertAction(action);
     const session = this.#running();
     if (this.#ended) {
       throw new EnvironmentError("ENVIRONMENT_NO_EPISODE", "Cannot step: the WebShop episode has ended.", {

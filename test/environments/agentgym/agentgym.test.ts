@@ -125,6 +125,11 @@ describe("an AgentGym client and our server", () => {
     await expect(AgentGymProvider.open({ url, kind: "webshop" })).rejects.toMatchObject({ code });
     await expect(AgentGymProvider.open({ url, kind: "textcraft" as "webshop" })).rejects.toMatchObject({ code });
     await expect(AgentGymProvider.open({ url: "nowhere", kind: "sciworld" })).rejects.toMatchObject({ code });
+    const panels = { test: [1, 2, 1] };
+    await expect(AgentGymProvider.open({ url, kind: "sciworld", panels })).rejects.toMatchObject({
+      code,
+      message: expect.stringContaining("each of them once"),
+    });
     await expect(AgentGymServer.start(toyProvider(), { kind: "sciworld", ports: 1 } as never)).rejects.toMatchObject({
       code,
     });
@@ -134,6 +139,7 @@ describe("an AgentGym client and our server", () => {
     const server = await serve({ kind: "sciworld" });
     const remote = await (await client(server.url, { kind: "sciworld" })).create();
     await remote.reset("0");
+    await expect(remote.step({} as never)).rejects.toMatchObject({ code: "ENVIRONMENT_BAD_ACTION" });
     await expect(remote.step("break")).rejects.toMatchObject({ code: "ENVIRONMENT_LOST", retryable: true });
     await expect(remote.step("add")).rejects.toMatchObject({ code: "ENVIRONMENT_NO_EPISODE" });
     await remote.reset("0");

@@ -128,9 +128,10 @@ describe("an OpenEnv client and our server", () => {
     });
   });
 
-  it("cut an episode at the client's step limit", async () => {
+  it("cut an episode at the client's step limit, and take only texts for steps", async () => {
     const remote = await (await client((await toyServer()).url, { stepLimit: 2 })).create();
     await remote.reset("t0");
+    await expect(remote.step(null as never)).rejects.toMatchObject({ code: "ENVIRONMENT_BAD_ACTION" });
     expect(await remote.step("sleep 0")).toMatchObject({ truncated: false });
     expect(await remote.step("sleep 0")).toMatchObject({ truncated: true, terminated: false });
     await expect(remote.step("add")).rejects.toMatchObject({ code: "ENVIRONMENT_NO_EPISODE" });
@@ -442,7 +443,8 @@ describe("an OpenEnv client and a server that fails it", () => {
   });
 
   it("refuses options it does not know", async () => {
-    for (const bad of [{ url: "nowhere" }, { url: "ftp://x" }, { url: "http://x", uri: 1 }, {}])
+    const twice = { url: "http://x", panels: { test: ["a", "b", "a"] } };
+    for (const bad of [{ url: "nowhere" }, { url: "ftp://x" }, { url: "http://x", uri: 1 }, twice, {}])
       await expect(OpenEnvProvider.open(bad as never)).rejects.toMatchObject({ code: "ENVIRONMENT_BAD_OPTIONS" });
   });
 
