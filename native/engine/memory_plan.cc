@@ -84,6 +84,14 @@ MemoryPlan plan_memory(const Backend& backend, const EngineSizes& sizes) {
     throw Error("BAD_ARGUMENT", "Expected maxSequences >= 1, maxBatchTokens >= 2 and cacheTokens >= 0, got " +
                                     std::to_string(sizes.max_sequences) + ", " + std::to_string(sizes.max_batch_tokens) +
                                     " and " + std::to_string(sizes.cache_tokens) + ".");
+  // Far above what any machine holds: the plan's own products stay far below 2^63.
+  constexpr int64_t kMostRows = int64_t{1} << 24;
+  if (sizes.max_batch_tokens > kMostRows || decode_rows(sizes.max_sequences, sizes.draft_tokens) > kMostRows)
+    throw Error("BAD_ARGUMENT", "Expected at most " + std::to_string(kMostRows) +
+                                    " rows of one forward pass, got maxBatchTokens " +
+                                    std::to_string(sizes.max_batch_tokens) + " and maxSequences " +
+                                    std::to_string(sizes.max_sequences) + " times 1 + draftTokens " +
+                                    std::to_string(sizes.draft_tokens) + ".");
   if (sizes.offload_optimizer && !backend.reaches_host_memory())
     throw Error("BAD_ARGUMENT", "Device `" + backend.name() +
                                     "` computes in host memory: leave offloadOptimizer off, it is for a GPU.");

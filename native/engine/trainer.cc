@@ -66,16 +66,16 @@ void add_terms(LossReport& report, const ForestRows& r) {
   const auto at = [](std::span<const float> stream, size_t i, double absent = 0) {
     return stream.empty() ? absent : double{stream[i]};
   };
+  // What has the weight 0 is left out: it may be infinite.
+  const auto weighted = [](double weight, double x) { return weight == 0 ? 0 : weight * x; };
   for (size_t i = 0; i < r.rows.size(); i++) {
     report.ce -= at(r.ce_weight, i) * report.logprob[i];
     report.entropy_term -= at(r.entropy_weight, i) * report.entropy[i];
-    // A ratio or a KL value may be infinite where nothing asks for it.
-    if (const double weight = at(r.policy_weight, i); weight != 0) {
-      const double ratio = report.ratio[i], advantage = at(r.advantage, i);
-      const double clipped = std::clamp(ratio, 1 - at(r.clip_low, i, infinity), 1 + at(r.clip_high, i, infinity));
-      report.policy -= weight * std::min(ratio * advantage, clipped * advantage);
-    }
-    if (const double weight = at(r.kl_weight, i); weight != 0) report.kl_term += weight * report.kl[i];
+    const double ratio = report.ratio[i], advantage = at(r.advantage, i);
+    const double clipped = std::clamp(ratio, 1 - at(r.clip_low, i, infinity), 1 + at(r.clip_high, i, infinity));
+    report.policy -=
+        weighted(at(r.policy_weight, i), std::min(weighted(advantage, ratio), weighted(advantage, clipped)));
+    report.kl_term += weighted(at(r.kl_weight, i), report.kl[i]);
   }
 }
 

@@ -1,6 +1,6 @@
 /** Folders that are written whole or not at all. */
 import { randomBytes } from "node:crypto";
-import { mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
+import { mkdir, open, readdir, realpath, rename, rm, rmdir, stat } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { fileError, isRunning, makeFolder, syncFolder, withFileErrors } from "../data/files.js";
 import { ActError } from "../errors.js";
@@ -9,15 +9,17 @@ import { EngineError } from "./errors.js";
 /**
  * Lets `write` fill a hidden folder beside `dir` with files and gives it the name `dir` when everything is on disk. An
  * existing `dir` is replaced when it is empty or holds only files that the new folder has too (an earlier save);
- * anything else in it would be lost, and is refused. When replacing it fails, it is there as before.
+ * anything else in it would be lost, and is refused. When replacing it fails, it is there as before. A call that fails
+ * leaves nothing, also of the folders above that it made. What a link names is replaced, not the link.
  *
- * A killed process leaves hidden folders, and no `dir` if it was just replacing one; the next call for the same `dir`
- * puts the earlier one back and removes the rest.
+ * A killed process leaves hidden folders, and no `dir` if it was just replacing one; the next call for the same `dir`,
+ * or {@link restoreFolder}, puts the earlier one back and removes the rest.
  *
  * @throws EngineError `FOLDER_EXISTS`; the file errors of data/files.ts; whatever `write` throws.
  */
 export async function writeFolderAtomic(dir: string, write: (folder: string) => Promise<void>): Promise<void> {
-  const target = resolve(dir);
+  const target = await followed(dir);
+  const made = await missingFolders(dirname(target));
   const temporary = join(dirname(target), `.${basename(target)}.${process.pid}.${randomBytes(4).toString("hex")}.tmp`);
   ours.add(basename(temporary));
   try {
@@ -28,10 +30,34 @@ export async function writeFolderAtomic(dir: string, write: (folder: string) => 
     await withFileErrors("writing", target, () => replace(temporary, target));
   } catch (error) {
     await rm(temporary, { recursive: true, force: true }).catch(() => undefined);
+    // One that others have put something into stays.
+    for (const folder of made) await rmdir(folder).catch(() => undefined);
     throw error;
   } finally {
     ours.delete(basename(temporary));
   }
+}
+
+/** Puts `dir` back where a process was killed while it replaced it; for those who are about to read it. */
+export async function restoreFolder(dir: string): Promise<void> {
+  const target = await followed(dir);
+  if (await isMissing(target)) await clearLeftovers(target);
+}
+
+async function followed(dir: string): Promise<string> {
+  return realpath(dir).catch(() => resolve(dir));
+}
+
+async function isMissing(path: string): Promise<boolean> {
+  return stat(path).then(
+    () => false,
+    (error: NodeJS.ErrnoException) => error.code === "ENOENT",
+  );
+}
+
+/** Of a folder and those above it the ones that are not there, deepest first. */
+async function missingFolders(folder: string): Promise<string[]> {
+  return (await isMissing(folder)) ? [folder, ...(await missingFolders(dirname(folder)))] : [];
 }
 
 /** Hidden folders this process is filling: one of its pid that is not here is of an earlier process with that pid. */
@@ -89,11 +115,8 @@ async function clearLeftovers(target: string): Promise<void> {
     const mine = Number(pid) === process.pid;
     if (mine ? ours.has(name.replace(OLD, "")) : isRunning(Number(pid))) continue;
     const left = join(parent, name);
-    const missing = await stat(target).then(
-      () => false,
-      (error: NodeJS.ErrnoException) => error.code === "ENOENT",
-    );
-    const tidied = missing && name.endsWith(OLD) ? rename(left, target) : rm(left, { recursive: true, force: true });
+    const restores = name.endsWith(OLD) && (await isMissing(target));
+    const tidied = restores ? rename(left, target) : rm(left, { recursive: true, force: true });
     await tidied.catch(() => undefined);
   }
 }

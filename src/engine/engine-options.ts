@@ -90,6 +90,11 @@ export type EngineOptions = Omit<z.input<typeof engineOptionsSchema>, "tokenByte
 /** Default memory of the key-value cache, bytes. */
 const CACHE_BYTES = 512 * 2 ** 20;
 
+/** Checks options before anything is read that they name. Throws EngineError `BAD_ARGUMENT`. */
+export function checkEngineOptions(given: EngineOptions): void {
+  parseOptions(engineOptionsSchema, given, "options");
+}
+
 /** @param storedDtype The default of `dtype`: what the model folder holds. */
 export function nativeEngineOptions(
   given: EngineOptions,

@@ -8,7 +8,7 @@
 import { type AdapterFolder, openAdapterFolder } from "./adapter-folder.js";
 import { loadAddon } from "./addon.js";
 import { CallOrder } from "./call-order.js";
-import { type EngineOptions, nativeEngineOptions } from "./engine-options.js";
+import { checkEngineOptions, type EngineOptions, nativeEngineOptions } from "./engine-options.js";
 import { EngineError } from "./errors.js";
 import { formatMemoryPlan, type MemoryPlan } from "./memory-plan.js";
 import { type FileDType, type ModelConfig, parseModelConfig } from "./model-config.js";
@@ -32,14 +32,17 @@ import type {
   TokenForest,
 } from "./policy.js";
 import {
-  checkSave,
+  callSchema,
+  checkFolderCall,
+  loadSchema,
   nativeForest,
   nativeGenerateRequest,
   nativeLossRows,
   nativeSeed,
   nativeStepOptions,
+  parseOptions,
   saveModelSchema,
-  saveSchema,
+  scoreCallSchema,
 } from "./requests.js";
 import { type SaveModelSettings, type SaveSource, saveAdapters, saveModel } from "./save-model.js";
 import { loadState, saveState } from "./state.js";
@@ -116,6 +119,8 @@ export class Engine implements Policy, AsyncDisposable {
    * `BAD_ARGUMENT`, `ADDON_NOT_FOUND`.
    */
   static async load(modelDir: string, options: EngineOptions = {}, settings: LoadSettings = {}): Promise<Engine> {
+    checkEngineOptions(options);
+    parseOptions(loadSchema, settings, "settings");
     const { signal, onProgress } = settings;
     signal?.throwIfAborted();
     const folder = await openModelFolder(modelDir);
@@ -149,6 +154,7 @@ export class Engine implements Policy, AsyncDisposable {
   ): Promise<Engine> {
     const parsed = parseModelConfig(configText(config), "the configuration");
     const initial = nativeSeed(seed);
+    checkEngineOptions(options);
     const deviation = config.initializer_range ?? 0.02;
     if (typeof deviation !== "number" || !(deviation > 0))
       throw new EngineError("MODEL_CONFIG", `Expected a positive number for \`initializer_range\`, got ${deviation}.`, {
@@ -165,6 +171,7 @@ export class Engine implements Policy, AsyncDisposable {
 
   /** What an engine would allocate, without making one. A `memoryLimit` is enforced as it would be there. */
   static async plan(modelDir: string, options: EngineOptions = {}): Promise<EnginePlan> {
+    checkEngineOptions(options);
     const folder = await openModelFolder(modelDir);
     const adapter = await openAdapter(options, folder);
     const native = nativeEngineOptions(withAdapter(options, adapter), folder.config.native, storedDtype(folder.config));
@@ -196,6 +203,7 @@ export class Engine implements Policy, AsyncDisposable {
 
   async generate(request: GenerateRequest, options: { readonly signal?: AbortSignal } = {}): Promise<Completion[]> {
     this.#assertOpen();
+    parseOptions(callSchema, options, "options");
     const native = nativeGenerateRequest(request, this.eosTokens);
     const completions: Completion[] = new Array(native.count);
     await this.#abortable(options.signal, () =>
@@ -213,6 +221,7 @@ export class Engine implements Policy, AsyncDisposable {
     options: { readonly signal?: AbortSignal; readonly adapters?: boolean } = {},
   ): Promise<LossResult> {
     this.#assertOpen();
+    parseOptions(scoreCallSchema, options, "options");
     const [native, nativeRows] = [nativeForest(forest), nativeLossRows(rows)];
     const { signal, adapters = true } = options;
     return lossResult(await this.#abortable(signal, () => this.#native.score(native, nativeRows, adapters)));
@@ -228,6 +237,7 @@ export class Engine implements Policy, AsyncDisposable {
     options: { readonly signal?: AbortSignal } = {},
   ): Promise<LossResult> {
     this.#assertOpen();
+    parseOptions(callSchema, options, "options");
     const [native, nativeRows] = [nativeForest(forest), nativeLossRows(rows)];
     return lossResult(await this.#abortable(options.signal, () => this.#native.accumulate(native, nativeRows)));
   }
@@ -276,24 +286,25 @@ export class Engine implements Policy, AsyncDisposable {
    * whole or not at all; an earlier save is replaced, a folder with other files refused (`FOLDER_EXISTS`).
    */
   async saveModel(dir: string, settings: SaveModelSettings = {}): Promise<void> {
-    checkSave(dir, settings, saveModelSchema);
+    checkFolderCall(dir, settings, saveModelSchema);
     this.#assertOpen();
     await this.#order.run("save", () => saveModel(dir, this.#saveSource(), settings), settings.signal);
   }
 
   /** Writes the adapters alone, as PEFT does: `adapter_model.safetensors` (fp32) and `adapter_config.json`. */
   async saveAdapters(dir: string, settings: Pick<SaveModelSettings, "signal"> = {}): Promise<void> {
-    checkSave(dir, settings, saveSchema);
+    checkFolderCall(dir, settings, callSchema);
     this.#assertOpen();
     await this.#order.run("save", () => saveAdapters(dir, this.#saveSource(), settings), settings.signal);
   }
 
   /**
    * Writes what training needs to go on bit for bit: fp32 masters, moments, optimizer step, weight version. Gradients
-   * are not part of it: save after a step. Needs `training`.
+   * are not part of it: save after a step. The folder appears whole or not at all; an earlier state is replaced, a folder
+   * with other files refused (`FOLDER_EXISTS`). Needs `training`.
    */
   async saveState(dir: string, settings: Pick<SaveModelSettings, "signal"> = {}): Promise<void> {
-    checkSave(dir, settings, saveSchema);
+    checkFolderCall(dir, settings, callSchema);
     this.#assertOpen();
     const { signal } = settings;
     const weightVersion = (): number => this.stats().weightVersion;
@@ -308,6 +319,7 @@ export class Engine implements Policy, AsyncDisposable {
    * @throws EngineError `STATE` (damaged, incomplete, of another model), `BUSY`.
    */
   async loadState(dir: string, settings: Pick<SaveModelSettings, "signal"> = {}): Promise<void> {
+    checkFolderCall(dir, settings, callSchema);
     this.#assertOpen();
     const { signal } = settings;
     const load = async (): Promise<void> => {

@@ -59,9 +59,10 @@ export class ForestBuilder {
    * Adds a sequence of at least one token and returns its handle: 0, 1, 2, ...
    *
    * @param rows Loss rows that will be asked of it.
-   * @throws ActError `FOREST_EMPTY_SEQUENCE`.
+   * @throws ActError `FOREST_EMPTY_SEQUENCE`, `BAD_ARGUMENT`.
    */
   add(tokens: Int32Array, rows = 0): number {
+    if (!(tokens instanceof Int32Array)) throw invalid("BAD_ARGUMENT", "tokens", "an Int32Array", tokens);
     if (tokens.length === 0) throw invalid("FOREST_EMPTY_SEQUENCE", "tokens", "at least one token", tokens.length);
     const root = this.#bestRoot(tokens, rows);
     let siblings = this.#roots;

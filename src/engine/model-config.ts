@@ -42,6 +42,7 @@ const DEFAULT_NORM_EPS = 1e-6;
  * architectures, others by programs whose models only call themselves one of them.
  */
 const NEUTRAL_VALUES: Readonly<Record<string, readonly unknown[]>> = {
+  is_causal: [true],
   attention_bias: [false],
   mlp_bias: [false],
   bias: [false],
@@ -228,11 +229,16 @@ class ConfigReader extends Fields {
     for (const [key, neutral] of Object.entries(NEUTRAL_VALUES))
       if (this.has(key) && !neutral.includes(this.json[key]))
         throw this.unsupported(key, "it changes the computation and is not supported");
+    // Settings of single layers (transformers 5); an empty object says nothing.
+    const perLayer = this.json.per_layer_config;
+    if (this.has("per_layer_config") && !(isObject(perLayer) && Object.keys(perLayer).length === 0))
+      throw this.unsupported("per_layer_config", "layers that differ from each other are not supported");
   }
 
   private refuseSlidingWindow(architecture: Architecture, layers: number): void {
-    const types = this.json.layer_types;
-    if (types !== undefined && types !== null) {
+    // Null is as absent: transformers then derives the types from max_window_layers.
+    const types = this.json.layer_types ?? null;
+    if (types !== null) {
       if (!Array.isArray(types) || types.length !== layers)
         throw this.wrong("layer_types", `an array with one entry for each of ${layers} layers`);
       const other: unknown = types.find((type) => type !== "full_attention");
@@ -248,7 +254,7 @@ class ConfigReader extends Fields {
     }
     const inUse = this.boolean("use_sliding_window", false) && this.windowedLayers(layers) > 0;
     // With explicit layer types (checked above) transformers no longer looks at max_window_layers.
-    if (inUse && types === undefined)
+    if (inUse && types === null)
       throw this.unsupported("sliding_window", "sliding-window attention is in use and not supported");
   }
 

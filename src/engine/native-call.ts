@@ -24,10 +24,17 @@ function engineError(cause: unknown): ActError {
   if (cause instanceof ActError) return cause;
   const code = cause instanceof Error && "code" in cause ? cause.code : undefined;
   const message = cause instanceof Error ? cause.message : String(cause);
-  if (isEngineErrorCode(code)) return new EngineError(code, message, { cause, hint: HINTS[code] ?? "" });
+  if (isEngineErrorCode(code)) {
+    const hint = HINTS[code];
+    const [, problem = message, advice = ""] = hint === undefined ? (WITH_ADVICE.exec(message) ?? []) : [];
+    return new EngineError(code, problem, { cause, hint: hint ?? advice });
+  }
   if (code === "FILE_FAILED") return new ActError("FILE_FAILED", message, { cause });
   return new EngineError("INTERNAL", `The native addon failed in an unforeseen way: ${message}`, { cause });
 }
+
+/** A native message says in its first sentence what is wrong, then what to do. */
+const WITH_ADVICE = /^(.*?\.) (\p{Lu}.*)$/su;
 
 /** Next steps that the native side, which knows no options by their JavaScript names, leaves to this one. */
 const HINTS: Readonly<Record<string, string>> = {

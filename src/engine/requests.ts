@@ -75,9 +75,20 @@ const forestSchema = z.strictObject({
   segments: z.array(z.strictObject({ parent: z.int32().min(0).nullable(), tokens: int32s })),
 });
 
-/** Settings of `saveAdapters` and `saveState`. */
-export const saveSchema = z.strictObject({ signal: z.unknown().optional() });
-export const saveModelSchema = saveSchema.extend({
+function isSignal(value: unknown): value is AbortSignal {
+  if (typeof value !== "object" || value === null) return false;
+  return "aborted" in value && "addEventListener" in value && "throwIfAborted" in value;
+}
+
+/** What every call that can be cancelled takes: `generate`, `accumulate`, `saveAdapters`, `saveState`, `loadState`. */
+export const callSchema = z.strictObject({
+  signal: z.custom<AbortSignal>(isSignal, "Expected an AbortSignal").optional(),
+});
+export const scoreCallSchema = callSchema.extend({ adapters: z.boolean().optional() });
+export const loadSchema = callSchema.extend({
+  onProgress: z.custom<object>((value) => typeof value === "function", "Expected a function").optional(),
+});
+export const saveModelSchema = callSchema.extend({
   dtype: z.enum(["fp32", "bf16"]).optional(),
   companionsFrom: z.string().min(1).optional(),
 });
@@ -184,11 +195,11 @@ export function nativeStepOptions(options: AdamWOptions): NativeStepOptions {
 }
 
 /**
- * Checks the arguments of a save. A folder named by an empty text would be the one the process runs in.
+ * Checks the arguments of a save or of `loadState`. A folder named by an empty text would be the one the process runs in.
  *
- * @param schema {@link saveSchema} or {@link saveModelSchema}.
+ * @param schema {@link callSchema} or {@link saveModelSchema}.
  */
-export function checkSave(dir: string, settings: object, schema: z.ZodType): void {
+export function checkFolderCall(dir: string, settings: object, schema: z.ZodType): void {
   parseOptions(z.string().min(1, "Expected a path"), dir, "dir");
   parseOptions(schema, settings, "settings");
 }

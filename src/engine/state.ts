@@ -1,14 +1,15 @@
 /**
  * Training state on disk, for exact resume: `state.safetensors` (fp32 masters and moments as `<kind>/<tensor>`) and
- * `state.json` (what the engine was, counters, SHA-256 of the former). `state.json` is written last: without it the
- * folder is no state.
+ * `state.json` (what the engine was, counters, SHA-256 of the former). The folder appears, or takes the place of an
+ * earlier state, whole or not at all.
  */
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
-import { makeFolder, withFileErrors, writeFileAtomic } from "../data/files.js";
+import { withFileErrors, writeFileAtomic } from "../data/files.js";
+import { restoreFolder, writeFolderAtomic } from "./atomic-folder.js";
 import { EngineError } from "./errors.js";
 import type { NativeEngine, NativeEngineOptions } from "./native.js";
 import { nativeCall, nativeCallSync } from "./native-call.js";
@@ -62,7 +63,7 @@ function loraIdentity({ lora }: NativeEngineOptions): { rank: number; alpha: num
 }
 
 /**
- * @param dir An absent or empty folder.
+ * @param dir An absent or empty folder, or one with an earlier state.
  * @param source With the version of the weights; asked for once they have been read, as calls before may still be at work.
  */
 export async function saveState(
@@ -72,33 +73,34 @@ export async function saveState(
 ): Promise<void> {
   const { native, options } = source;
   const list = entries(source);
-  await makeFolder(dir);
-  const path = join(dir, VALUES_FILE);
-  const writer = await SafetensorsWriter.create(
-    path,
-    list.map(({ key, shape }) => ({ name: key, shape, dtype: "F32" })),
-    { format: FORMAT },
-  );
-  try {
-    for (const { key, name, kind } of list) {
-      signal?.throwIfAborted();
-      await writer.write(key, bytesOf(widen(await nativeCall(() => native.readTensor(name, kind)))));
+  await writeFolderAtomic(dir, async (folder) => {
+    const path = join(folder, VALUES_FILE);
+    const writer = await SafetensorsWriter.create(
+      path,
+      list.map(({ key, shape }) => ({ name: key, shape, dtype: "F32" })),
+      { format: FORMAT },
+    );
+    try {
+      for (const { key, name, kind } of list) {
+        signal?.throwIfAborted();
+        await writer.write(key, bytesOf(widen(await nativeCall(() => native.readTensor(name, kind)))));
+      }
+      await writer.commit();
+    } catch (error) {
+      await writer.discard();
+      throw error;
     }
-    await writer.commit();
-  } catch (error) {
-    await writer.discard();
-    throw error;
-  }
-  const index: z.infer<typeof indexSchema> = {
-    format: FORMAT,
-    sha256: await sha256(path),
-    optimizerStep: nativeCallSync(() => native.optimizerStep),
-    weightVersion: source.weightVersion(),
-    dtype: options.dtype,
-    optimizerState: options.optimizerState,
-    lora: loraIdentity(options),
-  };
-  await writeFileAtomic(join(dir, INDEX_FILE), `${JSON.stringify(index, null, 2)}\n`);
+    const index: z.infer<typeof indexSchema> = {
+      format: FORMAT,
+      sha256: await sha256(path),
+      optimizerStep: nativeCallSync(() => native.optimizerStep),
+      weightVersion: source.weightVersion(),
+      dtype: options.dtype,
+      optimizerState: options.optimizerState,
+      lora: loraIdentity(options),
+    };
+    await writeFileAtomic(join(folder, INDEX_FILE), `${JSON.stringify(index, null, 2)}\n`);
+  });
 }
 
 /** Checks everything, then writes every value; the engine's gradients are zero afterwards. */
@@ -109,6 +111,7 @@ export async function loadState(
 ): Promise<{ weightVersion: number }> {
   const { native, options } = target;
   const list = entries(target);
+  await restoreFolder(dir);
   const index = await readIndex(dir);
   const refuse = (reason: string, hint: string): EngineError =>
     new EngineError("STATE", `Failed loading the state in ${dir}: ${reason}.`, { hint });

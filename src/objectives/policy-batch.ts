@@ -87,6 +87,7 @@ export function policyBatch(
   objective: Objective,
   options: PolicyBatchOptions = {},
 ): PolicyBatch {
+  for (const { samples } of groups) for (const { sequences } of samples) sequences.forEach(checkLengths);
   const judged = groups.map((group) => judgeGroup(group, objective));
   const totals = options.totals ?? batchTotals(groups, objective);
   let sampleCount = 0;
@@ -157,6 +158,16 @@ export function withReference(batch: PolicyBatch, refLogprob: Float32Array): Pol
 
 function hasWeight(advantage: number, { kl, entropyCoefficient }: Objective): boolean {
   return advantage !== 0 || kl.coefficient > 0 || entropyCoefficient > 0;
+}
+
+/** Of a sequence without trained tokens as well: a mask that is cut short may be why it has none. */
+function checkLengths({ tokens, mask, logprobs, samplingLogprobs }: Sample["sequences"][number]): void {
+  for (const [name, list] of Object.entries({ mask, logprobs, samplingLogprobs }))
+    if (list.length !== tokens.length)
+      throw badSample(
+        `${tokens.length} tokens came with ${list.length} entries of \`${name}\``,
+        "Give one entry for each token.",
+      );
 }
 
 function hasTrained({ mask }: { readonly mask: Uint8Array }): boolean {

@@ -1,6 +1,7 @@
 /**
  * Reads a model's reply: free reasoning, then exactly one `<action>...</action>`.
  */
+import { invalid } from "../errors.js";
 import { canonicalizeAction } from "./action-text.js";
 
 /** Why a reply holds no action. */
@@ -48,9 +49,11 @@ const THINK_CLOSE = "</think>";
 
 /**
  * The action of a reply. Tags count only after the end of thinking (the last `</think>`, if there is one), so that an
- * action weighed in the reasoning is not taken for the answer. Tags are matched literally, in lower case. Never throws.
+ * action weighed in the reasoning is not taken for the answer. Tags are matched literally, in lower case. No text is
+ * refused; what is no text throws ActError `BAD_ARGUMENT`.
  */
 export function parseReply(text: string, options: ParseOptions = {}): ParsedReply {
+  if (typeof text !== "string") throw invalid("BAD_ARGUMENT", "text", "a text", text, "Give the decoded reply.");
   const thinkEnd = text.lastIndexOf(THINK_CLOSE);
   if (thinkEnd === -1 && text.includes(THINK_OPEN)) return { ok: false, reason: "unfinished_thinking" };
   if (thinkEnd === -1 && options.requireThinking === true) return { ok: false, reason: "missing_thinking" };

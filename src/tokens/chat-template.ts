@@ -3,8 +3,8 @@
  * twice.
  */
 import { Template } from "@huggingface/jinja";
-import { ActError } from "../errors.js";
-import { isObject, malformed, readModelJson, readModelText } from "./files.js";
+import { ActError, invalid } from "../errors.js";
+import { isObject, malformed, readModelJson, readModelText, requireText } from "./files.js";
 import { strftime } from "./strftime.js";
 import type { Tokenizer } from "./tokenizer.js";
 
@@ -147,19 +147,29 @@ export class ChatTemplate {
    * The text of a conversation.
    *
    * @param addGenerationPrompt Ends with the beginning of an assistant's turn. Default true.
-   * @throws ActError `TEMPLATE_FAILED` where the template refuses the messages, `TEMPLATE_CONTROL_TOKEN`.
+   * @throws ActError `TEMPLATE_FAILED` where the template refuses the messages, `TEMPLATE_CONTROL_TOKEN`, `BAD_ARGUMENT`.
    */
   render(messages: readonly ChatMessage[], options: { readonly addGenerationPrompt?: boolean } = {}): string {
+    checkMessages(messages);
     if (this.#controlTokens === "reject") this.#rejectControlTokens(messages);
     return this.#render(messages, options.addGenerationPrompt ?? true);
   }
 
-  /** Ids of a conversation; see {@link ChatTemplate.render}. The template writes special tokens, nothing else adds any. */
+  /**
+   * Ids of a conversation; see {@link ChatTemplate.render}. The template writes special tokens, nothing else adds any.
+   *
+   * @throws ActError `TEMPLATE_FAILED` also where the template writes nothing: there is no prompt without a token.
+   */
   async encode(
     messages: readonly ChatMessage[],
     options: { readonly addGenerationPrompt?: boolean } = {},
   ): Promise<Int32Array> {
-    return this.tokenizer.encode(this.render(messages, options));
+    const text = this.render(messages, options);
+    if (text === "")
+      throw new ActError("TEMPLATE_FAILED", "The chat template wrote nothing for these `messages`.", {
+        hint: "Give a message whose content is not empty.",
+      });
+    return this.tokenizer.encode(text);
   }
 
   /**
@@ -171,6 +181,7 @@ export class ChatTemplate {
    * @throws ActError `TEMPLATE_NOT_APPENDABLE` where the template does not write contents in order.
    */
   turnSuffix(messages: readonly ChatMessage[]): TurnSuffix {
+    checkMessages(messages);
     const last = messages.findLastIndex((message) => message.role === "assistant");
     if (last === -1 || last === messages.length - 1)
       throw new ActError("TEMPLATE_NOT_APPENDABLE", "A next turn needs an assistant's message and one after it.", {
@@ -287,6 +298,15 @@ export class ChatTemplate {
       throw error;
     }
   }
+}
+
+function checkMessages(messages: readonly ChatMessage[]): void {
+  if (!Array.isArray(messages)) throw invalid("BAD_ARGUMENT", "messages", "a list of messages", messages);
+  messages.forEach((message: unknown, i) => {
+    if (!isObject(message)) throw invalid("BAD_ARGUMENT", `messages.${i}`, "an object", message);
+    requireText(message.role, `messages.${i}.role`);
+    requireText(message.content, `messages.${i}.content`);
+  });
 }
 
 /** Lets every call in a parsed template of a name in {@link OWN_FUNCTIONS} be one of ours. */

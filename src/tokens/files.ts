@@ -3,7 +3,7 @@
  */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { ActError } from "../errors.js";
+import { ActError, invalid } from "../errors.js";
 
 /** A JSON object. */
 export type JsonObject = Readonly<Record<string, unknown>>;
@@ -34,6 +34,11 @@ export async function readModelJson(modelDir: string, name: string): Promise<Jso
     throw malformed(modelDir, name, "it is not JSON", cause);
   }
   throw malformed(modelDir, name, "it is not a JSON object");
+}
+
+/** Throws ActError `BAD_ARGUMENT` for what is no text. */
+export function requireText(value: unknown, key: string): void {
+  if (typeof value !== "string") throw invalid("BAD_ARGUMENT", key, "a text", value);
 }
 
 export function malformed(modelDir: string, name: string, reason: string, cause?: unknown): ActError {

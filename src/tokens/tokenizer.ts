@@ -5,7 +5,7 @@ import { access } from "node:fs/promises";
 import type { Tokenizer as RustTokenizer } from "tokenizers";
 import { withFileErrors } from "../data/files.js";
 import { ActError, describe } from "../errors.js";
-import { isObject, type JsonObject, malformed, readModelJson, readModelText } from "./files.js";
+import { isObject, type JsonObject, malformed, readModelJson, readModelText, requireText } from "./files.js";
 import { type TokenBytes, type TokenFamily, tokenBytes, tokenFamily } from "./token-bytes.js";
 
 export interface EncodeOptions {
@@ -75,9 +75,11 @@ export class Tokenizer {
    *
    * Truncation and padding settings inside tokenizer.json are turned off: nothing is ever cut silently.
    *
-   * @throws ActError `TOKENIZER_MISSING`, `TOKENIZER_MALFORMED`, `TOKENIZER_UNREADABLE`, `FILE_NOT_FOUND` (the folder).
+   * @throws ActError `TOKENIZER_MISSING`, `TOKENIZER_MALFORMED`, `TOKENIZER_UNREADABLE`, `FILE_NOT_FOUND` (the folder),
+   * `BAD_ARGUMENT`.
    */
   static async load(modelDir: string): Promise<Tokenizer> {
+    requireText(modelDir, "modelDir");
     const name = "tokenizer.json";
     const text = await readModelText(modelDir, name);
     // A folder that is not there lacks more than this file.
@@ -106,6 +108,7 @@ export class Tokenizer {
 
   /** Ids of a text. Texts of added tokens inside it become those tokens. */
   async encode(text: string, options: EncodeOptions = {}): Promise<Int32Array> {
+    requireText(text, "text");
     const encoding = await this.#rust.encode(text, null, { addSpecialTokens: options.addSpecialTokens ?? false });
     return Int32Array.from(encoding.getIds());
   }
@@ -113,6 +116,9 @@ export class Tokenizer {
   /** Ids of many texts, side by side on the tokenizer's own threads. */
   async encodeBatch(texts: readonly string[], options: EncodeOptions = {}): Promise<Int32Array[]> {
     if (texts.length === 0) return [];
+    texts.forEach((text, i) => {
+      requireText(text, `texts.${i}`);
+    });
     const encodings = await this.#rust.encodeBatch([...texts], { addSpecialTokens: options.addSpecialTokens ?? false });
     return encodings.map((encoding) => Int32Array.from(encoding.getIds()));
   }

@@ -1,6 +1,9 @@
 /** What callers can get wrong: every call answers with a typed error and the engine goes on. */
+
+import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import type { Engine } from "../../src/engine/engine.js";
+import { Engine } from "../../src/engine/engine.js";
+import type { EngineOptions } from "../../src/engine/engine-options.js";
 import type { AdamWOptions, GenerateRequest, LossRows, TokenForest } from "../../src/engine/policy.js";
 import { flat, tinyEngine, tokens } from "./tiny.js";
 
@@ -82,6 +85,73 @@ describe("bad input", () => {
     for (const settings of [{ dtype: "int8" }, { dtpye: "fp32" }, { companionsFrom: "" }])
       await expect(engine.saveModel("nowhere", settings as object)).rejects.toMatchObject(bad);
     await expect(engine.saveState("nowhere", { dtype: "fp32" } as object)).rejects.toMatchObject(bad);
+  });
+
+  const golden = fileURLToPath(new URL("../fixtures/golden/qwen3/", import.meta.url));
+  const { forest, rows } = flat(tokens(6, 1));
+  /** Every call that takes options of the call itself, with one key of these or in place of all of them. */
+  const cancellable: [string, (settings: object) => Promise<unknown>][] = [
+    ["load", (settings) => Engine.load(golden, { threads: 1 }, settings)],
+    ["generate", (settings) => engine.generate(request, settings)],
+    ["score", (settings) => engine.score(forest, rows, settings)],
+    ["accumulate", (settings) => engine.accumulate(forest, rows, settings)],
+    ["step", (settings) => engine.step(settings as AdamWOptions)],
+    ["saveModel", (settings) => engine.saveModel("nowhere", settings)],
+    ["saveAdapters", (settings) => engine.saveAdapters("nowhere", settings)],
+    ["saveState", (settings) => engine.saveState("nowhere", settings)],
+    ["loadState", (settings) => engine.loadState("nowhere", settings)],
+  ];
+  it.each(cancellable)("as a signal, or in place of all settings, is refused by %s", async (_, call) => {
+    const refused = { name: "EngineError", code: "BAD_ARGUMENT" };
+    for (const signal of [new AbortController(), 5, "x", {}, null])
+      await expect(call({ signal })).rejects.toMatchObject({
+        ...refused,
+        message: expect.stringContaining("`signal`"),
+      });
+    await expect(call(null as unknown as object)).rejects.toMatchObject(refused);
+  });
+
+  it("in load is refused: a progress that is no function, options that are none", async () => {
+    const refused = { name: "EngineError", code: "BAD_ARGUMENT" };
+    await expect(Engine.load(golden, {}, { onProgress: 5 } as object)).rejects.toMatchObject({
+      ...refused,
+      message: expect.stringContaining("Expected a function for `onProgress`, got 5."),
+    });
+    for (const options of [null, 5] as unknown as EngineOptions[]) {
+      await expect(Engine.load(golden, options)).rejects.toMatchObject(refused);
+      await expect(Engine.plan(golden, options)).rejects.toMatchObject(refused);
+    }
+    await expect(engine.loadState(undefined as unknown as string)).rejects.toMatchObject(refused);
+  });
+
+  it("in sizes is refused: passes of more rows than can be planned for", async () => {
+    const most = 2 ** 31 - 1;
+    for (const sizes of [{ maxSequences: most }, { maxSequences: 2 ** 20, draftTokens: 64 }, { maxBatchTokens: most }])
+      await expect(Engine.plan(golden, { memoryLimit: 0, ...sizes })).rejects.toMatchObject({
+        code: "BAD_ARGUMENT",
+        message: expect.stringContaining(Object.keys(sizes)[0] as string),
+      });
+  });
+
+  it("leaves out of the loss what has the weight 0, infinite or not", async () => {
+    const row = { rows: Int32Array.of(0), targets: Int32Array.of(3) };
+    const far = { oldLogprob: Float32Array.of(-1e30) };
+    for (const streams of [
+      { ...far, advantage: Float32Array.of(0), policyWeight: Float32Array.of(1) },
+      { ...far, advantage: Float32Array.of(1), policyWeight: Float32Array.of(0) },
+      { refLogprob: Float32Array.of(1e30), klWeight: Float32Array.of(0) },
+    ]) {
+      const { loss, terms } = await engine.accumulate(forest, { ...row, ...streams });
+      expect(Math.abs(loss)).toBe(0);
+      for (const term of Object.values(terms)) expect(Math.abs(term)).toBe(0);
+      expect(await engine.step({ learningRate: 0 })).toMatchObject({ gradNorm: 0 });
+    }
+  });
+
+  it("that only the native side can tell comes with advice apart from the problem", async () => {
+    const error = await engine.generate({ ...request, prompt: tokens(160, 1) }).catch((cause: unknown) => cause);
+    expect(error).toMatchObject({ code: "PROMPT_TOO_LONG", hint: "Shorten the prompt." });
+    expect((error as Error).message).toMatch(/one new token\. Shorten the prompt\.$/u);
   });
 
   it.each([-1, 1.5, "1", 2n ** 64n])("in a seed is refused: %s", async (seed) => {

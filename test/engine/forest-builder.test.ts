@@ -109,3 +109,8 @@ test("sequences that are all alike bring too many loss rows for one tree, and ar
   // Four trees of two sequences: 58 rows of 64.
   expect(built.tokens).toBe(4 * 29);
 });
+
+test("what is no Int32Array is refused", () => {
+  for (const wrong of [undefined, [1, 2], new Float32Array(2)] as unknown as Int32Array[])
+    expect(() => new ForestBuilder().add(wrong)).toThrowError(expect.objectContaining({ code: "BAD_ARGUMENT" }));
+});

@@ -125,6 +125,8 @@ describe("parseModelConfig", () => {
       pretraining_tp: 1,
       use_cache: true,
       quantization_config: null,
+      is_causal: true,
+      per_layer_config: {},
       _name_or_path: "x",
       transformers_version: "4.41.0",
       layer_types: ["full_attention", "full_attention"],
@@ -141,6 +143,9 @@ describe("parseModelConfig", () => {
     ["model_type", { model_type: "mistral" }],
     ["architectures", { architectures: ["LlamaForSequenceClassification"] }],
     ["attention_bias", { attention_bias: true }],
+    ["is_causal", { is_causal: false }],
+    ["per_layer_config", { per_layer_config: { 0: { hidden_act: "gelu" } } }],
+    ["per_layer_config", { per_layer_config: [{}] }],
     ["mlp_bias", { mlp_bias: true }],
     ["hidden_act", { hidden_act: "gelu" }],
     ["quantization_config", { quantization_config: { bits: 4 } }],
@@ -169,6 +174,13 @@ describe("parseModelConfig", () => {
   it("refuses a sliding window in use", () => {
     const window = { use_sliding_window: true, sliding_window: 16, max_window_layers: 1 };
     for (const base of [QWEN2, QWEN3]) expect(failure({ ...base, ...window }).code).toBe("MODEL_UNSUPPORTED");
+    // Null is as no key: transformers derives the layers that slide.
+    const derived = { use_sliding_window: true, sliding_window: 4, max_window_layers: 0, layer_types: null };
+    for (const base of [QWEN2, QWEN3])
+      expect(failure({ ...base, ...derived })).toMatchObject({
+        code: "MODEL_UNSUPPORTED",
+        message: expect.stringContaining("`sliding_window`"),
+      });
   });
 
   it.each<[string, object]>([

@@ -280,6 +280,18 @@ describe("policyBatch", () => {
     expect(() => policyBatch([bad({ sequences: [leading] })], grpo)).toThrowError(refused);
   });
 
+  it.each(["mask", "logprobs", "samplingLogprobs"] as const)("refuses a %s that is not one entry a token", (name) => {
+    for (const change of [-1, 1]) {
+      const changed = structuredClone(groups[0] as SampleGroup);
+      const sequence = changed.samples[0]?.sequences[0] as unknown as Record<string, ArrayLike<number>>;
+      const list = sequence[name] as Float32Array;
+      sequence[name] = new (list.constructor as Float32ArrayConstructor)(list.length + change);
+      expect(() => policyBatch([changed], grpo)).toThrowError(
+        expect.objectContaining({ code: "OBJECTIVE_BAD_SAMPLE", message: expect.stringContaining(`\`${name}\``) }),
+      );
+    }
+  });
+
   it("asks for reference log-probs, one a row", () => {
     const batch = policyBatch(groups, grpo);
     expect(batch.needsReference).toBe(true);

@@ -86,7 +86,12 @@ describe("parseReply", () => {
     fc.array(pieces, { maxLength: 14 }).map((parts) => parts.join("")),
   );
 
-  it("never throws, and an action it finds is canonical and stands between the only pair of tags", () => {
+  it("refuses what is no text", () => {
+    const refused = expect.objectContaining({ code: "BAD_ARGUMENT", message: expect.stringContaining("`text`") });
+    expect(() => parseReply(undefined as unknown as string)).toThrowError(refused);
+  });
+
+  it("never throws for a text, and an action it finds is canonical and stands between the only pair of tags", () => {
     fc.assert(
       fc.property(texts, fc.boolean(), (text, requireThinking) => {
         const reply = parseReply(text, { requireThinking, indexOf: { first: "a", second: "b" } });

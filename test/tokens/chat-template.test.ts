@@ -46,6 +46,27 @@ describe("rendering", () => {
     },
   );
 
+  it("refuses what are no messages", async () => {
+    const chat = ChatTemplate.plain(tokenizer, { controlTokens: "allow" });
+    for (const [messages, key] of [
+      [undefined, "messages"],
+      [[null], "messages.0"],
+      [[user("x"), { role: "user" }], "messages.1.content"],
+      [[{ content: "x" }], "messages.0.role"],
+    ] as unknown as [ChatMessage[], string][]) {
+      const refused = { code: "BAD_ARGUMENT", message: expect.stringContaining(`\`${key}\``) };
+      await expect(chat.encode(messages)).rejects.toMatchObject(refused);
+      expect(() => chat.turnSuffix(messages)).toThrowError(expect.objectContaining(refused));
+    }
+  });
+
+  it("names the messages where it writes nothing", async () => {
+    await expect(ChatTemplate.plain(tokenizer).encode([user("")])).rejects.toMatchObject({
+      code: "TEMPLATE_FAILED",
+      message: expect.stringContaining("`messages`"),
+    });
+  });
+
   it("counts in templates as Jinja does, up to a bound", () => {
     const render = (loop: string): string =>
       ChatTemplate.fromSource(`{% for i in ${loop} %}{{ i }} range(1) {% endfor %}`, tokenizer).render([user("x")]);

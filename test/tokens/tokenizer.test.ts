@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import fc from "fast-check";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, test } from "vitest";
 import { Tokenizer } from "../../src/tokens/tokenizer.js";
 
 interface ExpectedText {
@@ -36,6 +36,17 @@ function folder(files: Readonly<Record<string, string>>): string {
   for (const [name, text] of Object.entries(files)) writeFileSync(join(dir, name), text);
   return dir;
 }
+
+test("what is no text is refused", async () => {
+  const wrong = undefined as unknown as string;
+  const refused = { name: "ActError", code: "BAD_ARGUMENT" };
+  await expect(Tokenizer.load(wrong)).rejects.toMatchObject(refused);
+  await expect(of("byte-level").encode(wrong)).rejects.toMatchObject(refused);
+  await expect(of("byte-level").encodeBatch(["x", wrong])).rejects.toMatchObject({
+    ...refused,
+    message: "Expected a text for `texts.1`, got undefined.",
+  });
+});
 
 describe.each(families)("%s tokenizer", (family) => {
   it("encodes and decodes as the Python package does, uncut and unpadded", async () => {
