@@ -36,7 +36,8 @@ Isa isa_of(const std::string& name) {
   if (name == "avx512bf16") return Isa::avx512bf16;
   if (name == "amx") return Isa::amx;
   throw Error("BAD_ARGUMENT",
-              "Expected auto, portable, avx2, avx512, avx512vnni, avx512bf16 or amx for `instructionSet`, got \"" + name + "\".");
+              "Expected auto, portable, avx2, avx512, avx512vnni, avx512bf16 or amx for `instructionSet`, got \"" + name +
+                  "\".");
 }
 
 }  // namespace

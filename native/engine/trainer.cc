@@ -66,8 +66,6 @@ void add_terms(LossReport& report, const ForestRows& r) {
   const auto at = [](std::span<const float> stream, size_t i, double absent = 0) {
     return stream.empty() ? absent : double{stream[i]};
   };
-  // What has the weight 0 is left out: it may be infinite.
-  const auto weighted = [](double weight, double x) { return weight == 0 ? 0 : weight * x; };
   for (size_t i = 0; i < r.rows.size(); i++) {
     report.ce -= at(r.ce_weight, i) * report.logprob[i];
     report.entropy_term -= at(r.entropy_weight, i) * report.entropy[i];

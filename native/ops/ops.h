@@ -154,7 +154,7 @@ struct SampleParams {
 struct SampleResult {
   int32_t token = -1;          // -1: the row's logits hold a NaN or +infinity, and nothing else here counts
   float logprob = 0;           // log-probability at temperature 1, untruncated, unmasked
-  float sampling_logprob = 0;  // under the distribution it was drawn from: logprob to the bit if the policy; 0 for greedy
+  float sampling_logprob = 0;  // under the distribution it was drawn from (0 for greedy); logprob if that is the policy
   float kept_mass = 1;         // mass, at the sampling temperature, of the tokens truncation kept
   float entropy = 0;           // of the untruncated distribution at temperature 1, nats
 };
@@ -179,6 +179,8 @@ struct LossRows {
   float inverse_temperature = 1;
   std::span<const int32_t> runs;  // ends of the runs of rows (trees), ascending, the last `count`; empty: one run
 };
+/// A term of LossRows.
+inline double weighted(double weight, double x) { return weight == 0 ? 0 : weight * x; }
 /// Per-row results, host memory, `count` long each.
 struct LossResults {
   float *logprob = nullptr, *entropy = nullptr, *ratio = nullptr, *kl = nullptr;

@@ -18,9 +18,6 @@ int64_t rows_per_chunk(int64_t vocabulary, int64_t group) {
 
 double at(const float* stream, int64_t i) { return stream ? static_cast<double>(stream[i]) : 0; }
 
-/// What has the weight 0 is left out: it may be infinite.
-double weighted(double weight, double x) { return weight == 0 ? 0 : weight * x; }
-
 /// The terms of one loss row and d(loss) / d(logp) (formulas: LossRows in ops.h).
 struct RowLoss {
   double ce, policy, kl_term, entropy_term, ratio, kl, gradient;

@@ -10,9 +10,6 @@ namespace act {
 namespace {
 
 double at(const float* stream, int64_t i) { return stream ? stream[i] : 0; }
-/// What has the weight 0 is left out: it may be infinite.
-double weighted(double weight, double x) { return weight == 0 ? 0 : weight * x; }
-
 /// Logits of one hidden row as the backend computes them: fp32 values from double sums.
 std::vector<double> logits_of(const float* hidden, const ReferenceWeight& w) {
   std::vector<double> logits(static_cast<size_t>(w.rows));
