@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "../ops/cpu/kernels/kernels.h"
+#include "../ops/cpu/operands.h"
 #include "../ops/cpu/thread_pool.h"
 #include "../ops/floats.h"
 #include "harness.h"
@@ -274,6 +275,24 @@ void exponential_is_accurate(Isa isa) {
          "exp at the edges");
 }
 
+/// Rows that are split evenly: panels are alike, and so are equal numbers of them (the groups that threads begin with).
+void panels_split_rows_evenly() {
+  for (int64_t count = 1; count <= 24; count++) {
+    for (int64_t rows = count; rows <= 150; rows++) {
+      const cpu::Panels panels{cpu::PanelFormat::f32, rows, count, 0};
+      expect(panels.start(0) == 0 && panels.start(count) == rows, "panels leave rows out");
+      for (int64_t groups = 1; groups <= count; groups++) {
+        for (int64_t i = 0, each = count / groups; count % groups == 0 && i < count; i += each) {
+          const int64_t got = panels.start(i + each) - panels.start(i);
+          expect(got == rows / groups || got == cpu::ceil_div(rows, groups),
+                 std::to_string(each) + " of " + std::to_string(count) + " panels have " + std::to_string(got) +
+                     " of " + std::to_string(rows) + " rows");
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 
 void memory_checks(std::vector<Check>& checks) {
@@ -284,6 +303,7 @@ void memory_checks(std::vector<Check>& checks) {
   checks.push_back({"weights convert and refresh", converts_weights});
   checks.push_back({"thread pool", pool_runs_everything});
   checks.push_back({"thread shares", threads_begin_with_their_shares});
+  checks.push_back({"panels split rows evenly", panels_split_rows_evenly});
 }
 
 void math_checks(std::vector<Check>& checks) {

@@ -56,16 +56,16 @@ struct Panels {
   int64_t rows;   // of the operand
   int64_t count;  // panels
   int64_t width;  // of a panel, zeros included; 0: rows are split evenly and panels are as wide as they have rows
-  // Split evenly: rows of a panel, and how many have one more.
-  int64_t least = count ? rows / count : 0, wider = count ? rows % count : 0;
 
-  int64_t start(int64_t i) const { return width ? i * width : least * i + std::min(i, wider); }
-  int64_t height(int64_t i) const { return width ? std::min(width, rows - i * width) : least + (i < wider ? 1 : 0); }
+  /// The row that panel i begins with; of `count` the end of the rows. Any equal numbers of panels have equally many
+  /// rows, as nearly as they can.
+  int64_t start(int64_t i) const { return width ? std::min(i * width, rows) : rows * i / count; }
+  int64_t height(int64_t i) const { return start(i + 1) - start(i); }
   int64_t padded_rows() const { return width ? count * width : rows; }
   int64_t words(int64_t units) const { return words_of(format, units); }
-  /// Word at which panel i of the block of `block_units` units from `unit` on begins.
-  int64_t offset(int64_t unit, int64_t block_units, int64_t i) const {
-    return padded_rows() * words(unit) + start(i) * words(block_units);
+  /// Word at which the panel from `row` on begins, in the block of `block_units` units from `unit` on.
+  int64_t offset(int64_t unit, int64_t block_units, int64_t row) const {
+    return padded_rows() * words(unit) + row * words(block_units);
   }
 };
 
@@ -97,7 +97,7 @@ struct Packing {
     const int64_t begin = first_unit + unit + from;
     for (int64_t i = first; i < last; i++) {
       const int64_t width = panels.width ? panels.width : panels.height(i);
-      uint32_t* const out = to + panels.offset(unit, block_units, i) + panels.words(from) * width;
+      uint32_t* const out = to + panels.offset(unit, block_units, panels.start(i)) + panels.words(from) * width;
       if (groups.empty()) {
         const int64_t each = per_unit(panels.format), inner0 = begin * each;
         pack_units(kernels, i, inner0, std::min(count * each, inner - inner0), count, out);
@@ -166,15 +166,15 @@ struct LeftOperand {
     }
     if (format == PanelFormat::rounded) kernels.round_bf16(copy, from, inner);
   }
-  /// Points the kernel to the tile's rows in the block of `block_units` units from `unit` on.
-  void place(GemmTile& t, int64_t tile, int64_t unit, int64_t block_units) const {
+  /// Points the kernel to the tile of `rows` rows from `row` on in the block of `block_units` units from `unit` on.
+  void place(GemmTile& t, int64_t row, int64_t rows, int64_t unit, int64_t block_units) const {
     const Panels& tiles = packing.panels;
-    t.rows = static_cast<int>(tiles.height(tile));
+    t.rows = static_cast<int>(rows);
     if (form == Form::panels) {
-      t.a = words + tiles.offset(unit, block_units, tile);
+      t.a = words + tiles.offset(unit, block_units, row);
       t.a_row = 1, t.a_step = t.rows;
     } else {
-      t.a = words + tiles.start(tile) * row_words + tiles.words(unit);
+      t.a = words + row * row_words + tiles.words(unit);
       t.a_row = row_words, t.a_step = 1;
     }
   }
@@ -196,7 +196,7 @@ struct RightPanels {
   int64_t columns(int64_t i) const { return i < in_place ? packed.width : packed.height(i - in_place); }
   Panel at(int64_t unit, int64_t block_units, int64_t i) const {
     if (i < in_place) return {matrix + unit * stride + i * packed.width, stride};
-    return {words + packed.offset(unit, block_units, i - in_place), packed.width};
+    return {words + packed.offset(unit, block_units, packed.start(i - in_place)), packed.width};
   }
 };
 

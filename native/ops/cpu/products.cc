@@ -4,6 +4,8 @@
 // be read as they lie, in blocks of the inner index; tasks are rectangles of C. Nothing of this changes a bit of the
 // result: each element of C is a sum over ascending inner indices that continues from memory between blocks
 // (kernels/gemm.cc), and chains end where blocks do.
+#include <array>
+
 #include "operands.h"
 
 namespace act::cpu {
@@ -220,7 +222,9 @@ void CpuBackend::multiply_block(const Product& x, PanelFormat format, int64_t ro
   pool_.run(tasks.count(), [&](int64_t task, int thread) {
     const auto& [part, tile0, tile1, panel0, panel1] = tasks.at(task);
     const RightPanels& panels = part.panels;
-    const int64_t n = part.output->n;
+    const int64_t n = part.output->n, tile_count = tile1 - tile0;
+    std::array<int64_t, kTilesPerTask + 1> row;  // that a tile begins with
+    for (int64_t i = 0; i <= tile_count; i++) row[static_cast<size_t>(i)] = tiles.start(tile0 + i);
     // What this thread will probably read next comes from memory or a farther cache: the tiles share its prefetch.
     RightPanels::Panel next_task{};
     if ((task + 1) % tasks.thread_tasks) {
@@ -235,7 +239,7 @@ void CpuBackend::multiply_block(const Product& x, PanelFormat format, int64_t ro
     for (int64_t u = 0; u < units; u += block) {
       const int64_t count = std::min(block, units - u), later = u + block;
       const bool continues = x.accumulate || unit0 + u > 0;
-      const PrefetchShares prefetch(panels.packed, count, tile1 - tile0);
+      const PrefetchShares prefetch(panels.packed, count, tile_count);
       t.units = count;
       t.init_stride = continues ? n : 0;
       for (int64_t p = panel0; p < panel1; p++) {
@@ -246,15 +250,13 @@ void CpuBackend::multiply_block(const Product& x, PanelFormat format, int64_t ro
         const RightPanels::Panel next = p + 1 < panel1  ? panels.at(u, count, p + 1)
                                         : later < units ? panels.at(later, std::min(block, units - later), panel0)
                                                         : next_task;
-        for (int64_t tile = tile0; tile < tile1; tile++) {
-          const int64_t r = tiles.start(tile);
-          left.place(t, tile, u, count);
-          t.c = c + r * n;
+        for (int64_t i = 0; i < tile_count; i++) {
+          const int64_t first = row[static_cast<size_t>(i)], end = row[static_cast<size_t>(i + 1)];
+          left.place(t, first, end - first, u, count);
+          t.c = c + first * n;
           t.init = continues ? t.c : part.output->bias ? part.output->bias + p * width : nullptr;
-          t.next_c = tile + 1 < tile1 ? t.c + t.rows * n
-                     : p + 1 < panel1 ? c + tiles.start(tile0) * n + width
-                                      : nullptr;
-          prefetch.place(t, next, width, tile - tile0);
+          t.next_c = i + 1 < tile_count ? c + end * n : p + 1 < panel1 ? c + row[0] * n + width : nullptr;
+          prefetch.place(t, next, width, i);
           kernels_.gemm[arithmetic][t.rows](t);
         }
       }
