@@ -17,10 +17,9 @@
 //     element's present value or bias. (One chain over all of 1,536 inner indices, measured on a 135M model, has seven
 //     times the error.) A bf16 product is ONE such chain, in ascending pairs, from the present value or bias on; on
 //     processors with tile registers (Isa::amx) the links of that chain are sums of 32 inner indices, added from zero.
-//     On processors without a bf16 dot product the links of `linear`'s chain are exact sums of 64 products of integers
-//     (cpu/kernels/kernels.h: PanelFormat::integers): numbers smaller than 1/32 of the largest of their 64 are rounded
-//     to multiples of 1/8192 to 1/4096 of it (where 64 weights are nearly equal, of twice that); a group with an infinity
-//     or a NaN gives NaN;
+//     On processors without a bf16 dot product the links of `linear`'s chain are exact sums of 128 products of integers
+//     (cpu/kernels/kernels.h: PanelFormat::integers): numbers smaller than 1/16 of the largest of their 128 are rounded
+//     to multiples of 1/4096 to 1/2048 of it; a group with an infinity or a NaN gives NaN;
 //   * attention scores are such chains over the head dimension; the softmax sum runs over absolute key positions, 16
 //     interleaved partial sums (position modulo 16) added in a fixed tree at the end; the weighted sum of values is one
 //     chain over ascending key positions;

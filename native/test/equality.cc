@@ -166,6 +166,54 @@ void add_product_checks(std::vector<Check>& checks, Isa isa, DType dtype) {
                     }});
 }
 
+/// `linear` of rows of `inner` numbers is what the integers of kernels.h, written out plainly, give.
+void multiplies_integers(Isa isa, size_t inner) {
+  constexpr size_t kRows = 9, kOutputs = 19;
+  Rng rng(4);
+  Tensor x = random(rng, "x", kRows, inner), w = random(rng, "w", kOutputs, inner);
+  const auto fill = [inner](Tensor& t, size_t row, auto number) {
+    for (size_t i = 0; i < inner; i++) t.values[row * inner + i] = number(i);
+  };
+  // Nothing; the largest integers only (2.65625 * 0.75 is 1.9921875); magnitudes far apart; subnormal numbers.
+  fill(x, 0, [](size_t) { return 0.0f; });
+  fill(x, 1, [](size_t i) { return i % 2 ? 2.65625f : -2.65625f; });
+  fill(x, 2, [](size_t i) { return std::ldexp(1.37f, -static_cast<int>(i % 40)); });
+  fill(x, 3, [](size_t i) { return std::ldexp(1.0f + 0.001f * static_cast<float>(i), -130); });
+  fill(w, 0, [](size_t) { return 0.0f; });
+  fill(w, 1, [](size_t i) { return i % 2 ? 1.9921875f : -1.9921875f; });
+  fill(w, 2, [](size_t i) { return i % 3 ? 1e30f : -1.0f; });
+  x.values[4 * inner + 700] = std::numeric_limits<float>::infinity();
+  x.values[5 * inner + 3] = std::numeric_limits<float>::quiet_NaN();
+  w.values[18 * inner + inner - 1] = std::numeric_limits<float>::quiet_NaN();
+  auto b = make_cpu_backend(2, isa);
+  const auto weight = make_weight(*b, w, DType::bf16);
+  const OnDevice dev(*b, x), y(*b, kRows, kOutputs);
+  b->linear(y, false, dev, *weight, {}, 0.75f);
+  const Tensor got = y.read("y");
+  const auto row = [inner](const Tensor& t, size_t r) {
+    return std::span(t.values).subspan(r * inner, inner);
+  };
+  for (size_t t = 0; t < kRows; t++) {
+    const auto left = integer_groups(row(x, t), 0.75f);
+    for (size_t n = 0; n < kOutputs; n++) {
+      const auto right = integer_groups(row(w, n), 1);
+      float chain = 0;
+      for (size_t g = 0; g < left.size(); g++) {
+        int64_t sum = 0;
+        for (size_t i = 0; i < left[g].numbers.size(); i++) {
+          sum += left[g].numbers[i] * right[g].numbers[i];
+        }
+        expect(std::abs(sum) <= std::numeric_limits<int32_t>::max(), "a group's sum overflows");
+        chain = std::fma(static_cast<float>(sum) * left[g].scale, right[g].scale, chain);
+      }
+      const float result = got.values[t * kOutputs + n];
+      expect(result == chain || (std::isnan(result) && std::isnan(chain)),
+             "y[" + std::to_string(t) + ", " + std::to_string(n) + "] is " +
+                 std::to_string(result) + ", expected " + std::to_string(chain));
+    }
+  }
+}
+
 }  // namespace
 
 void equality_checks(std::vector<Check>& checks) {
@@ -205,50 +253,7 @@ void equality_checks(std::vector<Check>& checks) {
                       }});
     checks.push_back({"equal bf16 as integers written out " + isa_name(isa), [=] {
                         if (isa == Isa::avx512bf16 || isa == Isa::amx) return;  // they multiply bf16 itself
-                        constexpr size_t kRows = 9, kOutputs = 19, kInner = 1000;
-                        Rng rng(4);
-                        Tensor x = random(rng, "x", kRows, kInner), w = random(rng, "w", kOutputs, kInner);
-                        const auto fill = [](Tensor& t, size_t row, auto number) {
-                          for (size_t i = 0; i < kInner; i++) t.values[row * kInner + i] = number(i);
-                        };
-                        // Nothing; equal magnitudes, of which fewer bits fit; magnitudes far apart; subnormal numbers.
-                        fill(x, 0, [](size_t) { return 0.0f; });
-                        fill(x, 1, [](size_t i) { return i % 2 ? 1.9921875f : -1.9921875f; });
-                        fill(x, 2, [](size_t i) { return std::ldexp(1.37f, -static_cast<int>(i % 40)); });
-                        fill(x, 3, [](size_t i) { return std::ldexp(1.0f + 0.001f * static_cast<float>(i), -130); });
-                        fill(w, 0, [](size_t) { return 0.0f; });
-                        fill(w, 1, [](size_t i) { return i % 2 ? 1.9921875f : -1.9921875f; });
-                        fill(w, 2, [](size_t i) { return i % 3 ? 1e30f : -1.0f; });
-                        x.values[4 * kInner + 700] = std::numeric_limits<float>::infinity();
-                        x.values[5 * kInner + 3] = std::numeric_limits<float>::quiet_NaN();
-                        w.values[18 * kInner + 999] = std::numeric_limits<float>::quiet_NaN();
-                        auto b = make_cpu_backend(2, isa);
-                        const auto weight = make_weight(*b, w, DType::bf16);
-                        const OnDevice dev(*b, x), y(*b, kRows, kOutputs);
-                        b->linear(y, false, dev, *weight, {}, 0.75f);
-                        const Tensor got = y.read("y");
-                        const auto row = [](const Tensor& t, size_t r) {
-                          return std::span(t.values).subspan(r * kInner, kInner);
-                        };
-                        for (size_t t = 0; t < kRows; t++) {
-                          const auto left = integer_groups(row(x, t), 0.75f, false);
-                          for (size_t n = 0; n < kOutputs; n++) {
-                            const auto right = integer_groups(row(w, n), 1, true);
-                            float chain = 0;
-                            for (size_t g = 0; g < left.size(); g++) {
-                              int64_t sum = 0;
-                              for (size_t i = 0; i < left[g].numbers.size(); i++) {
-                                sum += left[g].numbers[i] * right[g].numbers[i];
-                              }
-                              expect(std::abs(sum) <= std::numeric_limits<int32_t>::max(), "a group's sum overflows");
-                              chain = std::fma(static_cast<float>(sum) * left[g].scale, right[g].scale, chain);
-                            }
-                            const float result = got.values[t * kOutputs + n];
-                            expect(result == chain || (std::isnan(result) && std::isnan(chain)),
-                                   "y[" + std::to_string(t) + ", " + std::to_string(n) + "] is " +
-                                       std::to_string(result) + ", expected " + std::to_string(chain));
-                          }
-                        }
+                        for (const size_t inner : {1000, 936}) multiplies_integers(isa, inner);  // end in 64 and 32 units
                       }});
     checks.push_back({"equal gradients of vectors split and whole " + isa_name(isa), [=] {
                         Rng rng(9);

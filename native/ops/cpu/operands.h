@@ -36,7 +36,7 @@ inline Arithmetic arithmetic_of(PanelFormat format) {
 inline int64_t per_unit(PanelFormat format) { return arithmetic_of(format) == Arithmetic::fp32 ? 1 : 2; }
 /// 32-bit words of a row.
 inline int64_t words_of(PanelFormat format, int64_t units) {
-  return format == PanelFormat::integers ? units / kIntegerGroupUnits * kIntegerGroupWords : units;
+  return format == PanelFormat::integers ? units + ceil_div(units, kIntegerGroupUnits) : units;
 }
 
 /// Equal blocks, as nearly as the chains allow. `left`: the format of A.

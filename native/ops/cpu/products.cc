@@ -93,12 +93,12 @@ struct Tasks {
 /// The tiles of a panel share the prefetch of the next one, as evenly as whole lines of every unit allow, so that no more
 /// lines than needed are on their way at a time.
 struct PrefetchShares {
-  int64_t steps;  // units or groups of a tile
+  int64_t steps;  // of a tile: units, of integers 32 of them
   int64_t lines;  // of one of them
   int64_t tiles;  // how many share
 
   PrefetchShares(const Panels& panels, int64_t units, int64_t all_tiles)
-      : steps(panels.format == PanelFormat::integers ? units / kIntegerGroupUnits : units),
+      : steps(panels.format == PanelFormat::integers ? units / kIntegerStepUnits : units),
         lines(ceil_div(ceil_div(panels.width * panels.words(units), 16), steps)),
         tiles(all_tiles) {}
   void place(GemmTile& t, const RightPanels::Panel& next, int64_t packed_step, int64_t tile) const {
@@ -122,7 +122,7 @@ int64_t CpuBackend::inner_units(int64_t inner, PanelFormat left) const {
   switch (arithmetic_of(left)) {
     case Arithmetic::fp32: return inner;
     case Arithmetic::bf16: return round_up(ceil_div(inner, 2), kernels_.bf16_group);
-    case Arithmetic::integers: return round_up(ceil_div(inner, 2), kIntegerGroupUnits);
+    case Arithmetic::integers: return round_up(ceil_div(inner, 2), kIntegerStepUnits);
   }
   return inner;
 }
@@ -270,7 +270,7 @@ size_t CpuBackend::left_panel_bytes(int64_t rows, int64_t cols) const {
     const int64_t most = std::max(rows * cols, 8 * round_up(rows, kMaxGemmRows) * round_up(cols, kMaxGemmRows));
     return static_cast<size_t>(std::min(kLeftUnits, most)) * 4;
   }
-  // One round. Integers take 33 words for 64 inner indices or fewer.
+  // One round. Integers have a scale for each group.
   const int64_t integers = rows * words_of(PanelFormat::integers, inner_units(cols, PanelFormat::integers));
   return static_cast<size_t>(std::min(words_of(PanelFormat::integers, kLeftUnits), std::max(rows * cols, integers))) * 4;
 }

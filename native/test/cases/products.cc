@@ -70,13 +70,14 @@ struct LinearCase final : Case {
     };
     const auto exact = [](float number) { return static_cast<double>(bf16_to_float(float_to_bf16(number))); };
     for (int64_t t = 0; t < m; t++) {
-      const std::vector<IntegerGroup> left = integer_groups(row(x, t), scale, false);
+      const std::vector<IntegerGroup> left = integer_groups(row(x, t), scale);
       for (int64_t c = 0; c < n; c++) {
-        const std::vector<IntegerGroup> right = integer_groups(row(w, c), 1, true);
+        const std::vector<IntegerGroup> right = integer_groups(row(w, c), 1);
         double lost = 0;
         for (size_t i = 0; i < static_cast<size_t>(k); i++) {
-          const IntegerGroup &a = left[i / 64], &b = right[i / 64];
-          const double got = static_cast<double>(a.numbers[i % 64] * b.numbers[i % 64]) * a.scale * b.scale;
+          const IntegerGroup &a = left[i / kIntegerNumbers], &b = right[i / kIntegerNumbers];
+          const int64_t product = a.numbers[i % kIntegerNumbers] * b.numbers[i % kIntegerNumbers];
+          const double got = static_cast<double>(product) * a.scale * b.scale;
           lost += std::fabs(got - exact(row(x, t)[i] * scale) * exact(row(w, c)[i]));
         }
         bound.values[static_cast<size_t>(t * n + c)] += static_cast<float>(lost);

@@ -1,7 +1,7 @@
 // The micro-kernels of every matrix product: a tile of C stays in registers while one chain of fused multiply-adds per
 // element walks the inner index in ascending order. That order is the contract (ops.h): one chain from C's present
 // value on, or chains of `chain` units from zero, each added to C when it is complete. Where bf16 is multiplied as
-// integers, the links of the one chain are exact sums of 64 products.
+// integers, the links of the one chain are exact sums of 128 products.
 #include "fill.h"
 
 namespace act::cpu::ACT_ISA {
@@ -149,9 +149,10 @@ ACT_INLINE void add_products(vi& sum, vu x, vu y) {
 #endif
 }
 
-/// One group of units: its exact sums, times both scales, join the chains in `sums`.
+/// One group of `units`: its exact sums, times both scales, join the chains from `init` in `c`.
 template <int R>
-ACT_INLINE void add_group(float* sums, const uint32_t* a, int64_t a_row, const uint32_t* b) {
+ACT_INLINE void add_group(float* c, int64_t c_stride, const float* init, int64_t init_stride, const uint32_t* a,
+                          int64_t a_row, const uint32_t* b, int units) {
   vi s[R][kVectors];
   vu y[kVectors];
 #pragma GCC unroll 3
@@ -163,7 +164,7 @@ ACT_INLINE void add_group(float* sums, const uint32_t* a, int64_t a_row, const u
     for (int j = 0; j < kVectors; j++) s[i][j] = products(x, y[j]);
   }
 #pragma GCC unroll 1
-  for (int u = 1; u < kIntegerGroupUnits; u++) {
+  for (int u = 1; u < units; u++) {
 #pragma GCC unroll 3
     for (int j = 0; j < kVectors; j++) y[j] = load_bits(b + u * kColumns + j * kWidth);
 #pragma GCC unroll 8
@@ -175,14 +176,14 @@ ACT_INLINE void add_group(float* sums, const uint32_t* a, int64_t a_row, const u
   }
   vf scale[kVectors];
 #pragma GCC unroll 3
-  for (int j = 0; j < kVectors; j++) scale[j] = (vf)load_bits(b + kIntegerGroupUnits * kColumns + j * kWidth);
+  for (int j = 0; j < kVectors; j++) scale[j] = (vf)load_bits(b + units * kColumns + j * kWidth);
 #pragma GCC unroll 8
   for (int i = 0; i < R; i++) {
-    const vf row_scale = (vf)broadcast_bits(a[i * a_row + kIntegerGroupUnits]);
+    const vf row_scale = (vf)broadcast_bits(a[i * a_row + units]);
 #pragma GCC unroll 3
     for (int j = 0; j < kVectors; j++) {
-      float* const at = sums + i * kColumns + j * kWidth;
-      store(at, fma(__builtin_convertvector(s[i][j], vf) * row_scale, scale[j], load(at)));
+      const vf sum = __builtin_convertvector(s[i][j], vf) * row_scale;
+      store(c + i * c_stride + j * kWidth, fma(sum, scale[j], load(init + i * init_stride + j * kWidth)));
     }
   }
 }
@@ -190,24 +191,18 @@ ACT_INLINE void add_group(float* sums, const uint32_t* a, int64_t a_row, const u
 template <int R>
 void integer_tile(const GemmTile& t) {
   Target<R> to(t);
-  alignas(64) float sums[R * kColumns];
-#pragma GCC unroll 8
-  for (int i = 0; i < R; i++) {
-#pragma GCC unroll 3
-    for (int j = 0; j < kVectors; j++) {
-      store(sums + i * kColumns + j * kWidth, to.init ? load(to.init + i * to.init_stride + j * kWidth) : zero());
-    }
-  }
+  alignas(64) static const float kZeros[kColumns] = {};
+  const float* init = to.init ? to.init : kZeros;
+  int64_t init_stride = to.init ? to.init_stride : 0;
   const uint32_t *a = static_cast<const uint32_t*>(t.a), *b = static_cast<const uint32_t*>(t.b);
   const char* prefetch = t.prefetch;
-  for (int64_t u = 0; u < t.units; u += kIntegerGroupUnits, a += kIntegerGroupWords, b += kIntegerGroupWords * kColumns) {
-    for (int i = 0; prefetch && i < t.prefetch_lines; i++, prefetch += 64) __builtin_prefetch(prefetch, 0, 2);
-    add_group<R>(sums, a, t.a_row, b);
-  }
-#pragma GCC unroll 8
-  for (int i = 0; i < R; i++) {
-#pragma GCC unroll 3
-    for (int j = 0; j < kVectors; j++) store(to.c + i * to.c_stride + j * kWidth, load(sums + i * kColumns + j * kWidth));
+  for (int64_t left = t.units; left > 0;) {
+    const int units = left < kIntegerGroupUnits ? static_cast<int>(left) : kIntegerGroupUnits;
+    const int lines = prefetch ? t.prefetch_lines * (units / kIntegerStepUnits) : 0;
+    for (int i = 0; i < lines; i++, prefetch += 64) __builtin_prefetch(prefetch, 0, 2);
+    add_group<R>(to.c, to.c_stride, init, init_stride, a, t.a_row, b, units);
+    init = to.c, init_stride = to.c_stride;
+    left -= units, a += units + 1, b += (units + 1) * kColumns;
   }
   to.finish(t);
 }

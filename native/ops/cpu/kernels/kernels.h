@@ -25,7 +25,7 @@ struct GemmTile {
   const float* next_c;    // where the next tile will begin: brought closer; null: nothing
   int columns;            // 1..gemm_columns
   const char* prefetch;   // memory to bring closer meanwhile; null: nothing
-  int prefetch_lines;     // cache lines of it a unit: 1, 2, or those of a unit of b; of integers any number a group
+  int prefetch_lines;     // cache lines of it a unit: 1, 2, or those of a unit of b; of integers any number each 32 units
   int64_t prefetch_step;  // bytes from one unit's lines to the next's (tiles and integers: always the end of the lines)
 };
 using GemmKernel = void (*)(const GemmTile&);
@@ -39,11 +39,12 @@ enum class Arithmetic : uint8_t { fp32, bf16, integers };
 ///   pairs         a word a unit: two numbers of bf16, the lower index in the low half;
 ///   tiles         such pairs row by row: 16 units of one row, then of the next, and so on for the panel's rows; then the
 ///                 next 16 units;
-///   integers      33 words for a group of 32 units: numbers rounded to bf16, then to multiples of the group's scale
-///                 (at most 8160 of them), i and i + 32 of the group's 64 in the halves of a word; then the scale.
+///   integers      a word a unit for each group of 64 units, or 32 at the row's end: numbers rounded to bf16, then to
+///                 multiples of the group's scale (at most 4080 of them), i and i + the units of the group in the
+///                 halves of a word; then the scale.
 /// A panel of `width` rows interleaves them word by word (not tiles).
 enum class PanelFormat : uint8_t { f32, rounded, pairs, tiles, integers };
-constexpr int kTileGroupUnits = 16, kIntegerGroupUnits = 32, kIntegerGroupWords = 33;
+constexpr int kTileGroupUnits = 16, kIntegerGroupUnits = 64, kIntegerStepUnits = 32;
 
 /// A matrix to be packed: element (row, inner).
 struct PackSource {

@@ -259,19 +259,16 @@ ACT_INLINE vi over_lanes(vi x, Combine combine) {
   }
 }
 
-constexpr int kIntegerGroup = 2 * kIntegerGroupUnits;
-
-/// The n <= 64 numbers of a group as PanelFormat::integers. With m the largest magnitude and 2^e <= m < 2^(e + 1) the
-/// scale is 2^(e - 12), not below 2^-126. Numbers of bf16 have eight significant bits: those of at least 2^(e - 5) stay
-/// as they are, others are off by at most half the scale. No integer is larger than 8160, and where Bounded the sum of
-/// their magnitudes is at most (2^31 - 1) / 8160 (else the scale is doubled), so that 64 products with another group add
-/// up without overflow. Infinities and NaN make the scale NaN.
-template <bool Bounded, class E>
-ACT_INLINE void integer_group(uint32_t* out, const E* p, int64_t n, vf factor) {
-  constexpr int kHalf = kIntegerGroupUnits / kWidth;
-  E padded[kIntegerGroup];
-  if (n < kIntegerGroup) {
-    for (int64_t i = 0; i < kIntegerGroup; i++) padded[i] = i < n ? p[i] : E{};
+/// The n <= 2 Units numbers of a group as PanelFormat::integers. With m the largest magnitude and 2^e <= m < 2^(e + 1)
+/// the scale is 2^(e - 11), not below 2^-126. Numbers of bf16 have eight significant bits: those of at least 2^(e - 4)
+/// stay as they are, others are off by at most half the scale. No integer is larger than 4080, so that 128 products add
+/// up in 32 bits. Infinities and NaN make the scale NaN.
+template <int Units, class E>
+ACT_INLINE void integer_group_of(uint32_t* out, const E* p, int64_t n, vf factor) {
+  constexpr int kHalf = Units / kWidth, kNumbers = 2 * Units;
+  E padded[kNumbers];
+  if (n < kNumbers) {
+    for (int64_t i = 0; i < kNumbers; i++) padded[i] = i < n ? p[i] : E{};
     p = padded;
   }
   vu x[2 * kHalf];
@@ -281,30 +278,29 @@ ACT_INLINE void integer_group(uint32_t* out, const E* p, int64_t n, vf factor) {
     x[i] = load_units<PanelFormat::rounded>(p + i * kWidth, factor);
     most = larger(most, (vi)(x[i] & 0x7fffffffu));
   }
-  constexpr int32_t kSteps = 12, kBias = 127, kNotFinite = 255, kLargest = 8160;
+  constexpr int32_t kSteps = 11, kBias = 127, kNotFinite = 255;
   const vi top = over_lanes(most, larger) >> 23;  // the biased exponent, in every lane
   const bool finite = top[0] != kNotFinite;
-  vi exponent = larger(top, vi{} + kSteps + 1);
+  const vi exponent = larger(top, vi{} + kSteps + 1);
+  const vf inverse = (vf)((2 * kBias + kSteps - exponent) << 23);
   const vf magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
-  const auto whole = [&](vu number) __attribute__((always_inline)) {
-    const vf inverse = (vf)((2 * kBias + kSteps - exponent) << 23);
-    return (vu)((vf)number * inverse + magic);
-  };
-  if constexpr (Bounded) {
-    vi sum{};
-    for (int i = 0; i < 2 * kHalf; i++) {
-      const vi q = (vi)whole(x[i]) - (vi)magic;
-      sum += q < 0 ? -q : q;
-    }
-    sum = over_lanes(sum, [](vi a, vi b) __attribute__((always_inline)) { return a + b; });
-    if (finite && sum[0] > INT32_MAX / kLargest) exponent += 1;
-  }
+  const auto whole = [&](vu number) __attribute__((always_inline)) { return (vu)((vf)number * inverse + magic); };
   const vu keep = broadcast_bits(finite ? ~0u : 0);
 #pragma GCC unroll 8
   for (int i = 0; i < kHalf; i++) {
     store_bits(out + i * kWidth, ((whole(x[i]) & 0xffffu) | whole(x[i + kHalf]) << 16) & keep);
   }
-  out[kIntegerGroupUnits] = finite ? static_cast<uint32_t>(exponent[0] - kSteps) << 23 : 0x7fc00000u;
+  out[Units] = finite ? static_cast<uint32_t>(exponent[0] - kSteps) << 23 : 0x7fc00000u;
+}
+/// The next group of a row of which n numbers are left; returns its units.
+template <class E>
+ACT_INLINE int integer_group(uint32_t* out, const E* p, int64_t n, vf factor) {
+  if (n <= 2 * kIntegerStepUnits) {
+    integer_group_of<kIntegerStepUnits>(out, p, n, factor);
+    return kIntegerStepUnits;
+  }
+  integer_group_of<kIntegerGroupUnits>(out, p, n, factor);
+  return kIntegerGroupUnits;
 }
 
 /// A panel of rows whose inner indices are contiguous (weights are the only operands packed so).
@@ -312,15 +308,15 @@ template <class E>
 void pack_integers(const PackSource& s, int64_t row0, int rows, int64_t inner0, int64_t inner, int width,
                    uint32_t* out) {
   const vf factor = broadcast(s.scale);
-  for (int64_t k = 0; k < inner; k += kIntegerGroup, out += kIntegerGroupWords * width) {
+  int units = 0;
+  for (int64_t k = 0; k < inner; k += 2 * units, out += (units + 1) * width) {
     const E* from = static_cast<const E*>(s.data) + row0 * s.stride + inner0 + k;
-    const int64_t n = inner - k < kIntegerGroup ? inner - k : kIntegerGroup;
     for (int first = 0; first < width; first += kWidth) {
-      uint32_t groups[kWidth][kIntegerGroupWords] = {};
+      uint32_t groups[kWidth][kIntegerGroupUnits + 1] = {};
       for (int r = 0; r < kWidth && first + r < rows; r++) {
-        integer_group<true>(groups[r], from + (first + r) * s.stride, n, factor);
+        units = integer_group(groups[r], from + (first + r) * s.stride, inner - k, factor);
       }
-      for (int u = 0; u < kIntegerGroupWords; u++) {
+      for (int u = 0; u <= units; u++) {
         for (int r = 0; r < kWidth; r++) out[u * width + first + r] = groups[r][u];
       }
     }
@@ -328,9 +324,8 @@ void pack_integers(const PackSource& s, int64_t row0, int rows, int64_t inner0, 
 }
 
 void bf16_row(uint32_t* y, const float* x, float factor, int64_t n) {
-  for (int64_t i = 0; i < n; i += kIntegerGroup, y += kIntegerGroupWords) {
-    integer_group<false>(y, x + i, n - i < kIntegerGroup ? n - i : kIntegerGroup, broadcast(factor));
-  }
+  int units = 0;
+  for (int64_t i = 0; i < n; i += 2 * units, y += units + 1) units = integer_group(y, x + i, n - i, broadcast(factor));
 }
 #else
 void bf16_row(uint32_t* y, const float* x, float factor, int64_t n) {
