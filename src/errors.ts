@@ -35,7 +35,9 @@ export function describe(value: unknown): string {
   if (typeof value === "string") return JSON.stringify(value.length > 80 ? `${value.slice(0, 77)}...` : value);
   if (value === null || ["undefined", "number", "boolean", "bigint"].includes(typeof value)) return String(value);
   if (Array.isArray(value)) return `an array of ${value.length}`;
-  return typeof value === "object" ? `an object with keys ${Object.keys(value).slice(0, 6).join(", ")}` : typeof value;
+  if (typeof value !== "object") return typeof value;
+  const keys = Object.keys(value);
+  return keys.length === 0 ? "an object without keys" : `an object with keys ${keys.slice(0, 6).join(", ")}`;
 }
 
 /** Throws the signal's reason when it is aborted; the one way this package reacts to an AbortSignal between awaits. */

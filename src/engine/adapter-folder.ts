@@ -6,6 +6,7 @@ import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { withFileErrors } from "../data/files.js";
 import { describe } from "../errors.js";
+import { restoreFolder } from "./atomic-folder.js";
 import { LORA_TARGETS } from "./engine-options.js";
 import { EngineError } from "./errors.js";
 import type { NativeModelConfig } from "./native.js";
@@ -47,6 +48,7 @@ const NEUTRAL: Readonly<Record<string, readonly unknown[]>> = {
 export async function openAdapterFolder(path: string, model: NativeModelConfig): Promise<AdapterFolder> {
   const refuse = (reason: string, hint: string): EngineError =>
     new EngineError("ADAPTER", `Failed reading the adapters in ${path}: ${reason}.`, { hint });
+  await restoreFolder(path);
   const names = await withFileErrors("reading", path, () => readdir(path));
   for (const name of [ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE])
     if (!names.includes(name))

@@ -6,6 +6,7 @@ import { readdir, readFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { withFileErrors } from "../data/files.js";
 import { describe } from "../errors.js";
+import { restoreFolder } from "./atomic-folder.js";
 import { EngineError } from "./errors.js";
 import { duplicateKey } from "./json-keys.js";
 import { type ModelConfig, parseModelConfig } from "./model-config.js";
@@ -45,6 +46,7 @@ export interface ModelFolder {
  * Throws EngineError `MODEL_NOT_FOUND`, `MODEL_CONFIG`, `MODEL_UNSUPPORTED`, `MODEL_TENSORS`, `SAFETENSORS`.
  */
 export async function openModelFolder(path: string): Promise<ModelFolder> {
+  await restoreFolder(path);
   const names = new Set(await withFileErrors("reading", path, () => readdir(path)));
   if (!names.has(CONFIG_FILE))
     throw new EngineError("MODEL_NOT_FOUND", `${path} has no ${CONFIG_FILE}.`, {

@@ -4,9 +4,9 @@
  *
  * Files come from anywhere: no length, shape or offset is believed before it is checked against the file's size.
  */
-import { type FileHandle, open } from "node:fs/promises";
+import { type FileHandle, open, stat } from "node:fs/promises";
 import { AtomicFile, withFileErrors } from "../data/files.js";
-import { describe } from "../errors.js";
+import { ActError, describe } from "../errors.js";
 import { EngineError } from "./errors.js";
 import { duplicateKey } from "./json-keys.js";
 
@@ -62,9 +62,15 @@ function malformed(file: string, reason: string, cause?: unknown): EngineError {
 
 /** Reads and checks the header. Throws EngineError `SAFETENSORS` and the file errors of data/files.ts. */
 export async function readSafetensorsHeader(file: string): Promise<SafetensorsHeader> {
+  const found = await withFileErrors("opening", file, () => stat(file));
+  // Opening a pipe would wait for its writer.
+  if (!found.isFile())
+    throw new ActError("FILE_NOT_A_FILE", `Failed opening ${file}: it is a folder, a device or a pipe.`, {
+      hint: "Give the path of a file.",
+    });
+  const { size } = found;
   const handle = await withFileErrors("opening", file, () => open(file, "r"));
   try {
-    const { size } = await withFileErrors("reading", file, () => handle.stat());
     if (size < LENGTH_BYTES)
       throw malformed(file, `it has ${size} bytes, fewer than the ${LENGTH_BYTES} of its length field`);
     const declared = (await readExactly(handle, file, 0, LENGTH_BYTES)).readBigUInt64LE();

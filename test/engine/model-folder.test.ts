@@ -1,6 +1,7 @@
-import { cpSync, mkdtempSync, readFileSync, rmSync, unlinkSync, writeFileSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { cpSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, unlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, describe, expect, it } from "vitest";
 import { EngineError } from "../../src/engine/errors.js";
@@ -57,6 +58,14 @@ async function failure(path: string): Promise<EngineError> {
 }
 
 describe("openModelFolder", () => {
+  it("puts back what a process had moved aside when it was killed while it replaced the folder", async () => {
+    const path = copyOf("qwen3");
+    const { pid } = spawnSync(process.execPath, ["-e", ""]);
+    renameSync(path, join(root, `.${basename(path)}.${pid}.0123abcd.tmp.old`));
+    expect((await openModelFolder(path)).tensors.size).toBeGreaterThan(0);
+    expect(readdirSync(root).filter((name) => name.startsWith("."))).toEqual([]);
+  });
+
   it.each(["llama-tied", "llama3-rope", "qwen2", "qwen3"])("finds every tensor of %s", async (model) => {
     const folder = await openModelFolder(join(GOLDEN, model));
     const stored = (await readSafetensorsHeader(join(GOLDEN, model, "model.safetensors"))).tensors;

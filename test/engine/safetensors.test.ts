@@ -1,3 +1,4 @@
+import { execFileSync } from "node:child_process";
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -129,6 +130,9 @@ describe("readSafetensorsHeader", () => {
   it("gives typed errors for files that cannot be read", async () => {
     await expect(readSafetensorsHeader(join(folder, "none"))).rejects.toMatchObject({ code: "FILE_NOT_FOUND" });
     await expect(readSafetensorsHeader(folder)).rejects.toMatchObject({ code: "FILE_NOT_A_FILE" });
+    const pipe = join(folder, "pipe");
+    execFileSync("mkfifo", [pipe]);
+    await expect(readSafetensorsHeader(pipe)).rejects.toMatchObject({ code: "FILE_NOT_A_FILE" });
   });
 
   it("answers any damage to a valid file with a header inside the file or a typed error", async () => {
