@@ -44,7 +44,9 @@ enum class Arithmetic : uint8_t { fp32, bf16, integers };
 ///                 halves of a word; then the scale.
 /// A panel of `width` rows interleaves them word by word (not tiles).
 enum class PanelFormat : uint8_t { f32, rounded, pairs, tiles, integers };
-constexpr int kTileGroupUnits = 16, kIntegerGroupUnits = 64, kIntegerStepUnits = 32;
+constexpr int kTileGroupUnits = 16;
+/// Of `integers`: units of a group, and what units of a row are rounded up to.
+constexpr int kIntegerGroupUnits = 64, kIntegerStepUnits = 32;
 
 /// A matrix to be packed: element (row, inner).
 struct PackSource {
